@@ -1,0 +1,152 @@
+"""Bundles on disk: the immutable folder that is served, ``<cascade>/<version>/{plan.json, members/<member>/...}``."""
+
+import hashlib
+import os
+import shutil
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from pydantic import TypeAdapter, ValidationError
+
+from cascade_serve.core.plan import Plan
+from cascade_serve.errors import BundleError, PlanError
+
+PLAN_FILE = "plan.json"
+MEMBERS_FOLDER = "members"
+GRAPH_FILE = "model.onnx"
+
+_PLAN = TypeAdapter(Plan)
+_CHUNK_BYTES = 1 << 20
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Bundle:
+    """One version of one cascade, verified.
+
+    Attributes:
+        name: the cascade's name, that of its folder.
+        version: a positive integer, that of its folder.
+        path: the version's folder.
+        plan: what is served.
+    """
+
+    name: str
+    version: int
+    path: Path
+    plan: Plan
+
+    def member_path(self, member: str) -> Path:
+        """Give the folder of a member's files."""
+        return self.path / MEMBERS_FOLDER / member
+
+
+def read_plan(path: Path) -> Plan:
+    """Read a plan file.
+
+    Raises:
+        BundleError: the file is missing, or does not hold a consistent plan of this schema.
+    """
+    try:
+        return _PLAN.validate_json(path.read_bytes(), strict=False, extra="forbid")
+    except OSError as error:
+        raise BundleError(f"{path}: {error.strerror}") from error
+    except (ValidationError, PlanError) as error:
+        raise BundleError(f"{path}: {error}") from error
+
+
+def plan_to_json(plan: Plan) -> bytes:
+    """Write a plan as indented JSON."""
+    return _PLAN.dump_json(plan, indent=2) + b"\n"
+
+
+def load_bundle(path: Path) -> Bundle:
+    """Read one version's folder and verify the sha256 of every file that its plan names.
+
+    Args:
+        path: ``<cascade>/<version>``.
+
+    Raises:
+        BundleError: a file is missing or is not what the plan says, or the folder's name is not a version.
+    """
+    path = path.absolute()
+    if not path.name.isascii() or not path.name.isdigit() or int(path.name) < 1:
+        raise BundleError(f"{path}: version: got {path.name!r}; must be a positive integer, such as 1")
+    plan = read_plan(path / PLAN_FILE)
+    bundle = Bundle(name=path.parent.name, version=int(path.name), path=path, plan=plan)
+    for member in plan.members:
+        if GRAPH_FILE not in member.files:
+            raise BundleError(f"{path}: member {member.name!r} names no {GRAPH_FILE}")
+        verify_files(bundle.member_path(member.name), member.files)
+    return bundle
+
+
+def verify_files(folder: Path, files: Mapping[str, str]) -> None:
+    """Check files against their checksums.
+
+    Args:
+        folder: where they lie.
+        files: relative path → sha256 (hex).
+
+    Raises:
+        BundleError: one is missing, lies outside the folder, or is not what its checksum says.
+    """
+    for relative, expected in files.items():
+        path = folder / relative
+        if not path.resolve().is_relative_to(folder.resolve()):
+            raise BundleError(f"{path}: lies outside {folder}")
+        try:
+            actual = sha256_file(path)
+        except OSError as error:
+            raise BundleError(f"{path}: {error.strerror}") from error
+        if actual != expected:
+            raise BundleError(f"{path}: sha256: got {actual}; must be {expected}")
+
+
+def write_bundle(target: Path, plan: Plan, members: Mapping[str, Path]) -> Bundle:
+    """Write a bundle, whole or not at all.
+
+    Args:
+        target: ``<cascade>/<version>``; must not exist yet.
+        plan: what will be served; its members' ``files`` say what is copied.
+        members: member name → folder that its files are copied from.
+
+    Returns:
+        the bundle, read back and verified.
+
+    Raises:
+        BundleError: the target exists, or a file to copy is not what the plan says.
+    """
+    target = target.absolute()
+    if target.exists():
+        raise BundleError(f"{target}: exists already; bundles are immutable, so choose the next version")
+    # A leading dot keeps a half-written bundle out of a watching server's sight.
+    partial = target.parent / f".{target.name}.{os.getpid()}.partial"
+    partial.mkdir(parents=True)
+    try:
+        for member in plan.members:
+            _copy_files(members[member.name], partial / MEMBERS_FOLDER / member.name, member.files)
+        (partial / PLAN_FILE).write_bytes(plan_to_json(plan))
+        partial.rename(target)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    return load_bundle(target)
+
+
+def _copy_files(source: Path, target: Path, files: Iterable[str]) -> None:
+    for relative in files:
+        copy = target / relative
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            shutil.copyfile(source / relative, copy)
+        except OSError as error:
+            raise BundleError(f"{source / relative}: {error.strerror}") from error
+
+
+def sha256_file(path: Path) -> str:
+    """Give a file's sha256 in hex, reading it in chunks."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while chunk := file.read(_CHUNK_BYTES):
+            digest.update(chunk)
+    return digest.hexdigest()

@@ -1,0 +1,64 @@
+"""FLOPs: what a row may spend, and how the number is written."""
+
+import math
+import re
+from collections.abc import Sequence
+from itertools import accumulate
+
+_SUFFIXES = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
+_FLOPS_TEXT = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([KMGT]?)\s*", re.IGNORECASE)
+_MAX_FLOPS = 2**63 - 1
+
+
+def parse_flops(text: str) -> int:
+    """Read a number of FLOPs such as ``250M``, ``1.5G`` or ``81100000``.
+
+    Args:
+        text: digits, at most one decimal point, then an optional K, M, G or T (powers of 1000).
+
+    Returns:
+        FLOPs, rounded down to an integer, at least 1.
+
+    Raises:
+        ValueError: the text is none of these, is under one FLOP, or passes 2**63 - 1.
+    """
+    match = _FLOPS_TEXT.fullmatch(text)
+    if match is None:
+        raise ValueError(f"{text!r} is not a number of FLOPs such as 250M, 1.5G or 81100000")
+    number, suffix = match.groups()
+    scale = _SUFFIXES[suffix.upper()]
+    whole, _, fraction = number.partition(".")
+    flops = int(whole) * scale + (int(fraction) * scale) // 10 ** len(fraction) if fraction else int(whole) * scale
+    if not 1 <= flops <= _MAX_FLOPS:
+        raise ValueError(f"{text!r} must lie between 1 and {_MAX_FLOPS} FLOPs")
+    return flops
+
+
+def format_flops(flops: float) -> str:
+    """Write FLOPs with three significant digits and a suffix, such as ``81.1M``; NaN gives ``-``."""
+    if math.isnan(flops):
+        return "-"
+    for suffix in ("T", "G", "M", "K"):
+        if flops >= _SUFFIXES[suffix]:
+            return f"{flops / _SUFFIXES[suffix]:.3g}{suffix}"
+    return f"{flops:.3g}"
+
+
+def cumulative_flops(flops_per_stage: Sequence[int]) -> tuple[int, ...]:
+    """Give the FLOPs spent on one row after each stage, when every stage up to it ran."""
+    return tuple(accumulate(flops_per_stage))
+
+
+def num_stages_within(flops_per_stage: Sequence[int], max_flops: int | None) -> int:
+    """Count the stages that fit under a cap: the longest prefix whose summed FLOPs is at most ``max_flops``.
+
+    Args:
+        flops_per_stage: FLOPs of each stage's member, per image, in the order of the stages.
+        max_flops: worst-case FLOPs per image; None is no cap.
+
+    Returns:
+        0 to ``len(flops_per_stage)``; 0 when not even the first stage fits.
+    """
+    if max_flops is None:
+        return len(flops_per_stage)
+    return sum(spent <= max_flops for spent in accumulate(flops_per_stage))

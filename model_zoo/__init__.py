@@ -1,0 +1,1 @@
+"""What the training side and the serving side both know about models."""

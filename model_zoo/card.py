@@ -1,0 +1,191 @@
+"""The card: all that is known about one member, as JSON beside its graph and inside it."""
+
+from typing import Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
+
+from model_zoo.errors import CardError
+
+SCHEMA_VERSION: Literal[1] = 1
+METADATA_KEY = "cascade_serve.card"
+"""Key of the card's JSON in the ONNX file's metadata."""
+
+Precision = Literal["fp32", "fp16", "bf16", "int8"]
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="null")
+
+
+class TaskCard(_Part):
+    """What all members of a zoo's task share; written by the first ``zoo add``, binding for the later ones.
+
+    Attributes:
+        height, width: pixels of the images that come in.
+        channels: 1 (grey) or 3 (RGB).
+        classes: class names, in the order of the logits.
+    """
+
+    height: int = Field(ge=1)
+    width: int = Field(ge=1)
+    channels: Literal[1, 3]
+    classes: tuple[str, ...] = Field(min_length=1)
+
+
+class InputCard(_Part):
+    """The preamble baked into the graph: uint8 [B, height, width, channels] → resize → normalise → network.
+
+    Attributes:
+        height, width: pixels of the network's own input, after the resize inside the graph.
+        mean, std: per channel, on the scale where white is 1.
+    """
+
+    height: int = Field(ge=1)
+    width: int = Field(ge=1)
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+
+class CostCard(_Part):
+    """Cost of one image.
+
+    Attributes:
+        flops: two a multiply-add, counted on the exported ONNX graph.
+        macs: multiply-adds.
+        params: trainable parameters.
+        tool: what counted.
+        seconds: measured seconds per image by batch size, where profiled.
+    """
+
+    flops: int = Field(ge=1)
+    macs: int = Field(ge=0)
+    params: int = Field(ge=0)
+    tool: str
+    seconds: dict[int, float] | None = None
+
+
+class TrainingCard(_Part):
+    """What making the member took, where known.
+
+    Attributes:
+        seconds: process time.
+        evaluations: single images trained on.
+        energy_joules: where measured.
+    """
+
+    seconds: float | None = None
+    evaluations: int | None = None
+    energy_joules: float | None = None
+
+
+class AccuracyCard(_Part):
+    """Accuracy of this member alone.
+
+    Attributes:
+        split: which rows, such as ``calibration``.
+        n: how many.
+        top1: share of correct rows.
+        interval: its two-sided 95 % Wilson interval.
+        seeds: of the training runs behind it.
+    """
+
+    split: str
+    n: int = Field(ge=1)
+    top1: float = Field(ge=0, le=1)
+    interval: tuple[float, float]
+    seeds: tuple[int, ...] = ()
+
+
+class CalibrationCard(_Part):
+    """Temperature scaling (Guo et al. 2017) of this member on all calibration rows.
+
+    Attributes:
+        temperature: logits are divided by it.
+        ece_before, ece_after: expected calibration error, 15 equal-width bins.
+        split_sha256: fingerprint of the rows.
+    """
+
+    temperature: float = Field(gt=0)
+    ece_before: float
+    ece_after: float
+    split_sha256: str
+
+
+class AgreementCard(_Part):
+    """How far ONNX Runtime's logits lie from torch's.
+
+    Attributes:
+        max_logit_difference: largest absolute difference seen.
+        n: images compared.
+    """
+
+    max_logit_difference: float
+    n: int
+
+
+class ProvenanceCard(_Part):
+    """Where the member comes from; free JSON where the training side has more to tell.
+
+    Attributes:
+        data_sha256: fingerprint of the calibration images.
+        weights: "random", "pretrained", "trained", or the file they were read from.
+        selection, policy_schedule, data_schedule: how its training data were chosen, augmented and scheduled.
+        seeds: of its training.
+        versions: package → version.
+    """
+
+    data_sha256: str | None = None
+    weights: str
+    selection: JsonValue = None
+    policy_schedule: JsonValue = None
+    data_schedule: JsonValue = None
+    seeds: tuple[int, ...] = ()
+    versions: dict[str, str] = Field(default_factory=dict)
+
+
+class Card(_Part):
+    """One member's card.
+
+    Attributes:
+        name: the member's.
+        architecture: registry name, ``timm/NAME``, ``torchvision/NAME``, or ``onnx`` for a user's own graph.
+        arguments: of the architecture's builder.
+        output: what the graph gives; always ``logits``, float32 [B, K].
+        files: path beside the card → sha256 (hex); empty in the copy inside the ONNX file, which can't hold its own.
+    """
+
+    schema_version: Literal[1] = SCHEMA_VERSION
+    name: str
+    architecture: str
+    arguments: dict[str, JsonValue] = Field(default_factory=dict)
+    task: TaskCard
+    input: InputCard
+    output: Literal["logits"] = "logits"
+    precision: Precision = "fp32"
+    cost: CostCard
+    training: TrainingCard | None = None
+    accuracy: AccuracyCard | None = None
+    calibration: CalibrationCard | None = None
+    agreement: AgreementCard | None = None
+    provenance: ProvenanceCard
+    files: dict[str, str] = Field(default_factory=dict)
+
+    @classmethod
+    def from_json(cls, text: str | bytes, source: str) -> Self:
+        """Read a card.
+
+        Args:
+            text: the JSON.
+            source: where it came from, for the message.
+
+        Raises:
+            CardError: it is not a card of this schema.
+        """
+        try:
+            return cls.model_validate_json(text)
+        except ValidationError as error:
+            raise CardError(f"{source}: {error}") from error
+
+    def to_json(self) -> str:
+        """Write the card as indented JSON."""
+        return self.model_dump_json(indent=2) + "\n"

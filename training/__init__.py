@@ -1,0 +1,1 @@
+"""Makes the small models that a committee is built of."""
