@@ -1,0 +1,1 @@
+"""From members with calibration logits to a plan: temperatures, Pareto search, certificates, report. Offline only."""
