@@ -1,7 +1,8 @@
 """Bundles on disk: the immutable folder that is served, ``<cascade>/<version>/{plan.json, members/<member>/...}``."""
 
 import hashlib
-import os
+import re
+import secrets
 import shutil
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ GRAPH_FILE = "model.onnx"
 
 _PLAN = TypeAdapter(Plan)
 _CHUNK_BYTES = 1 << 20
+_VERSION = re.compile(r"[1-9][0-9]{0,17}")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -70,15 +72,23 @@ def load_bundle(path: Path) -> Bundle:
         BundleError: a file is missing or is not what the plan says, or the folder's name is not a version.
     """
     path = path.absolute()
-    if not path.name.isascii() or not path.name.isdigit() or int(path.name) < 1:
-        raise BundleError(f"{path}: version: got {path.name!r}; must be a positive integer, such as 1")
+    version = _version(path)
     plan = read_plan(path / PLAN_FILE)
-    bundle = Bundle(name=path.parent.name, version=int(path.name), path=path, plan=plan)
+    _verify_members(path, plan)
+    return Bundle(name=path.parent.name, version=version, path=path, plan=plan)
+
+
+def _version(path: Path) -> int:
+    if not _VERSION.fullmatch(path.name):
+        raise BundleError(f"{path}: version: got {path.name!r}; must be a positive integer, such as 1")
+    return int(path.name)
+
+
+def _verify_members(path: Path, plan: Plan) -> None:
     for member in plan.members:
         if GRAPH_FILE not in member.files:
             raise BundleError(f"{path}: member {member.name!r} names no {GRAPH_FILE}")
-        verify_files(bundle.member_path(member.name), member.files)
-    return bundle
+        verify_files(path / MEMBERS_FOLDER / member.name, member.files)
 
 
 def verify_files(folder: Path, files: Mapping[str, str]) -> None:
@@ -92,15 +102,20 @@ def verify_files(folder: Path, files: Mapping[str, str]) -> None:
         BundleError: one is missing, lies outside the folder, or is not what its checksum says.
     """
     for relative, expected in files.items():
-        path = folder / relative
-        if not path.resolve().is_relative_to(folder.resolve()):
-            raise BundleError(f"{path}: lies outside {folder}")
+        path = _path_within(folder, relative)
         try:
             actual = sha256_file(path)
         except OSError as error:
             raise BundleError(f"{path}: {error.strerror}") from error
         if actual != expected:
             raise BundleError(f"{path}: sha256: got {actual}; must be {expected}")
+
+
+def _path_within(folder: Path, relative: str) -> Path:
+    path = folder / relative
+    if "\0" in relative or not path.resolve().is_relative_to(folder.resolve()):
+        raise BundleError(f"{path}: lies outside {folder}")
+    return path
 
 
 def write_bundle(target: Path, plan: Plan, members: Mapping[str, Path]) -> Bundle:
@@ -112,35 +127,37 @@ def write_bundle(target: Path, plan: Plan, members: Mapping[str, Path]) -> Bundl
         members: member name → folder that its files are copied from.
 
     Returns:
-        the bundle, read back and verified.
+        the bundle; the copies were verified.
 
     Raises:
-        BundleError: the target exists, or a file to copy is not what the plan says.
+        BundleError: the target exists or its name is not a version, it can't be written, or a file to copy is not
+            what the plan says.
     """
     target = target.absolute()
-    if target.exists():
-        raise BundleError(f"{target}: exists already; bundles are immutable, so choose the next version")
+    version = _version(target)
     # A leading dot keeps a half-written bundle out of a watching server's sight.
-    partial = target.parent / f".{target.name}.{os.getpid()}.partial"
-    partial.mkdir(parents=True)
+    partial = target.parent / f".{target.name}.{secrets.token_hex(4)}.partial"
     try:
+        if target.exists():
+            raise BundleError(f"{target}: exists already; bundles are immutable, so choose the next version")
+        partial.mkdir(parents=True)
         for member in plan.members:
             _copy_files(members[member.name], partial / MEMBERS_FOLDER / member.name, member.files)
         (partial / PLAN_FILE).write_bytes(plan_to_json(plan))
+        _verify_members(partial, plan)
         partial.rename(target)
+    except OSError as error:
+        raise BundleError(f"{error.filename or target}: {error.strerror}") from error
     finally:
         shutil.rmtree(partial, ignore_errors=True)
-    return load_bundle(target)
+    return Bundle(name=target.parent.name, version=version, path=target, plan=plan)
 
 
 def _copy_files(source: Path, target: Path, files: Iterable[str]) -> None:
     for relative in files:
-        copy = target / relative
+        copy = _path_within(target, relative)
         copy.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            shutil.copyfile(source / relative, copy)
-        except OSError as error:
-            raise BundleError(f"{source / relative}: {error.strerror}") from error
+        shutil.copyfile(source / relative, copy)
 
 
 def sha256_file(path: Path) -> str:

@@ -12,6 +12,9 @@ import numpy as np
 
 from cascade_serve.core.arrays import BoolArray, FloatArray, IntArray
 
+LARGEST_LOGIT = 1e30
+"""Logits beyond this are no answer: dividing them by a temperature, or adding them up, could pass float32's range."""
+
 
 class Combine(StrEnum):
     """How the predictions of the members so far become one."""
@@ -25,16 +28,22 @@ class Combine(StrEnum):
 
 
 def softmax(logits_BK: FloatArray) -> FloatArray:
-    """Turn float32 logits [B, K] into probabilities [B, K]; a row with a NaN gives NaN."""
-    shifted_BK: FloatArray = logits_BK - logits_BK.max(axis=1, keepdims=True)
-    np.exp(shifted_BK, out=shifted_BK)
-    shifted_BK /= shifted_BK.sum(axis=1, keepdims=True)
+    """Turn float32 logits [B, K] into probabilities [B, K]; a row with a NaN or +inf gives NaN."""
+    # One memory layout: numpy adds up the rows of a transposed array in another order, which rounds differently.
+    rows_BK = np.ascontiguousarray(logits_BK)
+    with np.errstate(over="ignore", invalid="ignore"):
+        shifted_BK: FloatArray = rows_BK - rows_BK.max(axis=1, keepdims=True)
+        np.exp(shifted_BK, out=shifted_BK)
+        shifted_BK /= shifted_BK.sum(axis=1, keepdims=True)
     return shifted_BK
 
 
 def is_usable(logits_BK: FloatArray) -> BoolArray:
-    """Tell which rows of a member's output [B, K] are finite throughout; the others are left out of any combination."""
-    usable_B: BoolArray = np.all(np.isfinite(logits_BK), axis=1)
+    """Tell which rows of a member's output [B, K] are finite throughout; the others are left out of any combination.
+
+    A value beyond ``LARGEST_LOGIT`` counts as not finite.
+    """
+    usable_B: BoolArray = np.all(np.abs(logits_BK) <= np.float32(LARGEST_LOGIT), axis=1)
     return usable_B
 
 
@@ -49,7 +58,8 @@ def member_score(rule: Combine, logits_BK: FloatArray, temperature: float) -> Fl
     Returns:
         float32 [B, K]: scaled logits for ``MEAN_LOGITS``, probabilities otherwise. A new array.
     """
-    scaled_BK = logits_BK / np.float32(temperature)
+    with np.errstate(over="ignore"):
+        scaled_BK: FloatArray = logits_BK / np.float32(temperature)
     return scaled_BK if rule is Combine.MEAN_LOGITS else softmax(scaled_BK)
 
 

@@ -33,6 +33,8 @@ def confidence(function: Confidence, probabilities_BK: FloatArray) -> FloatArray
     Returns:
         float32 [B] in [0, 1].
     """
+    # One memory layout, so that sums over a row round the same way whatever array it comes in.
+    probabilities_BK = np.ascontiguousarray(probabilities_BK)
     if probabilities_BK.shape[1] == 1:
         return np.where(np.isnan(probabilities_BK[:, 0]), np.nan, 1.0).astype(np.float32)
     match function:

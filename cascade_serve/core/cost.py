@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from itertools import accumulate
 
 _SUFFIXES = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
-_FLOPS_TEXT = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([KMGT]?)\s*", re.IGNORECASE)
+_FLOPS_TEXT = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([KMGT]?)\s*", re.IGNORECASE | re.ASCII)
 _MAX_FLOPS = 2**63 - 1
 
 
@@ -39,7 +39,8 @@ def format_flops(flops: float) -> str:
     if math.isnan(flops):
         return "-"
     for suffix in ("T", "G", "M", "K"):
-        if flops >= _SUFFIXES[suffix]:
+        # Rounded first: 999,999 is 1M, not 1e+03K.
+        if float(f"{flops:.3g}") >= _SUFFIXES[suffix]:
             return f"{flops / _SUFFIXES[suffix]:.3g}{suffix}"
     return f"{flops:.3g}"
 

@@ -10,6 +10,8 @@ from cascade_serve.core.confidence import Confidence
 from cascade_serve.errors import NotFoundError, PlanError
 
 DEFAULT_POLICY = "default"
+SCHEMA_VERSION = 1
+"""Of the plan's structure; a plan of another version is refused."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -47,7 +49,7 @@ class Member:
     """One model of the committee.
 
     Attributes:
-        name: its name in the zoo and in the bundle.
+        name: its name in the zoo and in the bundle, where a folder is called so.
         flops: per image, two a multiply-add.
         temperature: its logits are divided by this, above 0.
         precision: of its weights and arithmetic, such as ``fp32``.
@@ -59,6 +61,14 @@ class Member:
     temperature: float = 1.0
     precision: str = "fp32"
     files: Mapping[str, str]
+
+    def __post_init__(self) -> None:
+        if self.name in ("", ".", "..") or any(character in self.name for character in "/\\\0"):
+            raise PlanError(f"member name: got {self.name!r}; must be a folder's name, without / and \\")
+        if self.flops < 1 or not (self.temperature > 0 and math.isfinite(self.temperature)):
+            raise PlanError(
+                f"member {self.name!r}: got {self.flops} FLOPs, temperature {self.temperature}; both must be above 0"
+            )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -192,7 +202,7 @@ class Plan:
         calibration: the rows behind the numbers; None for plans made by hand without calibration.
     """
 
-    schema_version: int = 1
+    schema_version: int = SCHEMA_VERSION
     task: Task
     members: tuple[Member, ...]
     combine: Combine
@@ -202,15 +212,11 @@ class Plan:
     calibration: Calibration | None = None
 
     def __post_init__(self) -> None:
+        if self.schema_version != SCHEMA_VERSION:
+            raise PlanError(f"schema_version: got {self.schema_version}; must be {SCHEMA_VERSION}")
         names = [member.name for member in self.members]
         if len(set(names)) != len(names) or not names:
             raise PlanError(f"members: got {names}; must be at least one, each once")
-        for member in self.members:
-            if member.flops < 1 or not (member.temperature > 0 and math.isfinite(member.temperature)):
-                raise PlanError(
-                    f"member {member.name!r}: got {member.flops} FLOPs, temperature {member.temperature};"
-                    " both must be above 0"
-                )
         if DEFAULT_POLICY not in self.policies:
             raise PlanError(f"policies: got {sorted(self.policies)}; must hold {DEFAULT_POLICY!r}")
         for name, policy in self.policies.items():
