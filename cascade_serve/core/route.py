@@ -18,8 +18,9 @@ class Route:
         policy: the policy's name.
         members: index of the member of each allowed stage.
         flops: FLOPs of each allowed stage, per image.
-        thresholds: of each allowed stage; -inf for the last, which always answers.
-        last_reason: why a row that reaches the last allowed stage leaves there.
+        thresholds: of each allowed stage; infinity where confidence lets nothing out: at the policy's last stage, and
+            at all stages of an ensemble.
+        last_reason: why a row leaves at the last allowed stage, when not by its confidence.
         is_ensemble: all allowed stages run, whatever the confidence.
         is_certified: the policy's certificate covers answers given on these terms.
     """
@@ -61,12 +62,12 @@ def make_route(plan: Plan, terms: Terms) -> Route:
     if is_ensemble and plan.combine is Combine.LAST:
         raise InvalidRequestError("mode", "ensemble", "cascade: this plan combines by 'last', so nothing is averaged")
     is_capped = allowed < len(members)
-    thresholds = _thresholds(policy, terms)[:allowed]
+    thresholds = (math.inf,) * len(members) if is_ensemble else _thresholds(policy, terms)
     return Route(
         policy=policy.name,
         members=members[:allowed],
         flops=flops[:allowed],
-        thresholds=(*thresholds[:-1], -math.inf),
+        thresholds=thresholds[:allowed],
         last_reason=ExitReason.FLOP_CAP if is_capped else ExitReason.LAST_STAGE,
         is_ensemble=is_ensemble,
         is_certified=not (is_capped or is_ensemble or terms.thresholds is not None or policy.certificate is None),
@@ -74,17 +75,17 @@ def make_route(plan: Plan, terms: Terms) -> Route:
 
 
 def _thresholds(policy: Policy, terms: Terms) -> tuple[float, ...]:
-    """Give one threshold a stage; the last one's is never asked."""
+    """Give one threshold a stage; the policy's last stage lets rows out for another reason."""
     own = terms.thresholds
     gates = len(policy.stages) - 1
     if own is None:
-        return tuple(1.0 if stage.threshold is None else stage.threshold for stage in policy.stages)
+        return tuple(math.inf if stage.threshold is None else stage.threshold for stage in policy.stages)
     if not isinstance(terms.confidence_threshold, tuple):
-        return own * len(policy.stages)
+        return (*own * gates, math.inf)
     if len(own) != gates:
         raise InvalidRequestError(
             "confidence_threshold",
             f"{len(own)} thresholds",
             f"one number, or {gates} for policy {policy.name!r}: one a stage but the last",
         )
-    return (*own, 1.0)
+    return (*own, math.inf)
