@@ -1,0 +1,1 @@
+"""Load on a running server: what ``bench`` and ``evaluate`` send, time and count."""
