@@ -1,0 +1,327 @@
+"""The cost of an ONNX graph, counted after shape inference: two FLOPs a multiply-add, per image, by rule.
+
+Counted are contractions: convolutions, matrix products, Einsum, attention, their quantised kin, and contractions
+written element by element (``Mul`` followed by ``ReduceSum``). Additions of biases, activations, normalisation, pooling
+and resizing are not, as in the literature on networks' "FLOPs" (which are multiply-adds there).
+"""
+# Shapes: tuples of int, batch first where there is one.
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import onnx
+from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto, helper, numpy_helper
+from onnx.inliner import inline_local_functions
+from onnx.shape_inference import InferenceError, infer_shapes
+
+from model_zoo.errors import FlopsError
+
+TOOL = "model_zoo.flops"
+
+_STANDARD_DOMAINS = ("", "ai.onnx")
+# Above this many elements an initializer is data, not a shape or axis that inference has to read.
+_MAX_SHAPE_ELEMENTS = 256
+_FLOATS = (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16, TensorProto.DOUBLE)
+_QUANTISED = (TensorProto.INT8, TensorProto.UINT8, TensorProto.INT4, TensorProto.UINT4)
+
+_Shape = tuple[int, ...]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _NodeShapes:
+    """Shapes of a node's present inputs, in order, and of its first output."""
+
+    inputs: list[_Shape]
+    output: _Shape
+
+
+_Rule = Callable[[NodeProto, _NodeShapes], int]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class GraphCost:
+    """What one image costs.
+
+    Attributes:
+        flops: two a multiply-add.
+        macs: multiply-adds.
+        params: elements of the graph's weights; statistics of batch normalisation and lone scalars left out.
+    """
+
+    flops: int
+    macs: int
+    params: int
+
+
+def count_file(path: Path) -> GraphCost:
+    """Count an ONNX file; weights in external files are not read. See :func:`count_model`.
+
+    Raises:
+        FlopsError: the file can't be read as ONNX, or can't be counted.
+    """
+    try:
+        model = onnx.load(path, load_external_data=False)
+    except (OSError, ValueError) as error:
+        raise FlopsError(f"{path}: {error}") from error
+    return count_model(model)
+
+
+def count_model(model: ModelProto) -> GraphCost:
+    """Count a graph.
+
+    Args:
+        model: an ONNX model whose inputs all have the batch as their first dimension, either named, which is taken as
+            1, or fixed, which the cost is divided by. All other dimensions are known.
+
+    Returns:
+        the cost per image. Of an ``If``'s branches the dearer counts; a quantised graph counts like its float source.
+
+    Raises:
+        FlopsError: a shape is unknown, or a node is of a kind that has no rule: a loop or recurrence with contractions
+            inside, or an operator outside ONNX's standard.
+    """
+    light = _lighten(inline_local_functions(model) if model.functions else model)
+    batch = _bind_batch(light.graph)
+    try:
+        inferred = infer_shapes(light, strict_mode=False, data_prop=True)
+    except InferenceError as error:
+        raise FlopsError(f"graph {model.graph.name!r}: shape inference: {error}") from error
+    macs = _GraphCounter(inferred.graph, {}).count()
+    # Rounded up: work that a fixed batch shares must not make an image look cheaper than it is.
+    macs = -(-macs // batch)
+    return GraphCost(flops=2 * macs, macs=macs, params=_count_params(model.graph))
+
+
+def _lighten(model: ModelProto) -> ModelProto:
+    """Copy a model without its large weights, whose shapes alone matter: they become inputs."""
+    light = ModelProto(ir_version=model.ir_version)
+    light.opset_import.extend(model.opset_import)
+    graph = light.graph
+    graph.name = model.graph.name
+    graph.node.extend(model.graph.node)
+    graph.output.extend(model.graph.output)
+    weights = {tensor.name for tensor in model.graph.initializer}
+    graph.input.extend(value for value in model.graph.input if value.name not in weights)
+    for tensor in model.graph.initializer:
+        if math.prod(tensor.dims) <= _MAX_SHAPE_ELEMENTS and not tensor.external_data:
+            graph.initializer.append(tensor)
+        else:
+            graph.input.append(helper.make_tensor_value_info(tensor.name, tensor.data_type, tensor.dims))
+    for sparse in model.graph.sparse_initializer:
+        raise FlopsError(f"initializer {sparse.values.name!r}: got a sparse tensor; must be dense")
+    return light
+
+
+def _bind_batch(graph: GraphProto) -> int:
+    """Set a named batch to 1 in all inputs, and give the batch that the graph is now of."""
+    if not graph.input:
+        raise FlopsError(f"graph {graph.name!r}: got no inputs; must have one")
+    dims = graph.input[0].type.tensor_type.shape.dim
+    name = dims[0].dim_param if dims else ""
+    is_dynamic = bool(dims) and not dims[0].HasField("dim_value")
+    for value in (*graph.input, *graph.output) if is_dynamic else ():
+        for position, dim in enumerate(value.type.tensor_type.shape.dim):
+            is_batch = dim.dim_param == name if name else position == 0 and not dim.HasField("dim_value")
+            if is_batch:
+                dim.dim_value = 1
+    return 1 if is_dynamic or not dims else max(1, dims[0].dim_value)
+
+
+class _GraphCounter:
+    """Counts one graph, and those inside its nodes."""
+
+    def __init__(self, graph: GraphProto, outer: dict[str, _Shape | None]) -> None:
+        self._graph = graph
+        self._shapes = dict(outer)
+        for value in (*graph.input, *graph.output, *graph.value_info):
+            self._shapes[value.name] = _value_shape(value)
+        for tensor in graph.initializer:
+            self._shapes[tensor.name] = tuple(tensor.dims)
+        self._sums = {node.input[0]: node for node in graph.node if node.op_type == "ReduceSum"}
+        self._constants = _constants(graph)
+
+    def count(self) -> int:
+        """Sum the multiply-adds of all nodes."""
+        return sum(self._node_macs(node) for node in self._graph.node)
+
+    def _node_macs(self, node: NodeProto) -> int:
+        bodies = [body for attribute in node.attribute for body in _graphs(attribute)]
+        if bodies:
+            return self._control_flow_macs(node, bodies)
+        if node.op_type == "Mul" and node.output[0] in self._sums:
+            return self._product_sum_macs(node)
+        rule = _RULES.get(node.op_type)
+        if node.op_type in _REFUSED or node.domain not in _STANDARD_DOMAINS:
+            raise FlopsError(f"{_describe(node)}: no rule counts this operator")
+        return 0 if rule is None else rule(node, self._known_shapes(node))
+
+    def _control_flow_macs(self, node: NodeProto, bodies: Sequence[GraphProto]) -> int:
+        macs = [_GraphCounter(body, self._shapes).count() for body in bodies]
+        if node.op_type != "If" and any(macs):
+            raise FlopsError(f"{_describe(node)}: contractions in a loop, whose number of turns is unknown")
+        return max(macs)
+
+    def _product_sum_macs(self, node: NodeProto) -> int:
+        """Count ``(a * b).sum(axes)`` where both vary along a summed axis; scaling and squares are no contractions."""
+        if node.input[0] == node.input[1]:
+            return 0
+        shapes = self._known_shapes(node)
+        left, right = (_broadcastable(shape, len(shapes.output)) for shape in shapes.inputs)
+        axes = self._summed_axes(self._sums[node.output[0]], len(shapes.output))
+        is_contraction = any(left[axis] > 1 and right[axis] > 1 for axis in axes)
+        return math.prod(shapes.output) if is_contraction else 0
+
+    def _summed_axes(self, node: NodeProto, rank: int) -> list[int]:
+        axes = [axis for attribute in node.attribute if attribute.name == "axes" for axis in attribute.ints]
+        if len(node.input) > 1 and node.input[1]:
+            constant = self._constants.get(node.input[1])
+            if constant is None:
+                raise FlopsError(f"{_describe(node)}: axes: got a computed value; must be constant")
+            axes = numpy_helper.to_array(constant).reshape(-1).tolist()
+        return [axis % rank for axis in axes] if axes else list(range(rank))
+
+    def _known_shapes(self, node: NodeProto) -> _NodeShapes:
+        return _NodeShapes(
+            inputs=[self._known_shape(node, name) for name in node.input if name],
+            output=self._known_shape(node, node.output[0]),
+        )
+
+    def _known_shape(self, node: NodeProto, name: str) -> _Shape:
+        shape = self._shapes.get(name)
+        if shape is None:
+            raise FlopsError(f"{_describe(node)}: shape of {name!r} is unknown after shape inference")
+        return shape
+
+
+def _value_shape(value: ValueInfoProto) -> _Shape | None:
+    if not value.type.tensor_type.HasField("shape"):
+        return None
+    dims = value.type.tensor_type.shape.dim
+    return tuple(dim.dim_value for dim in dims) if all(dim.HasField("dim_value") for dim in dims) else None
+
+
+def _constants(graph: GraphProto) -> dict[str, TensorProto]:
+    """Name → value of initializers and of ``Constant`` nodes that hold a tensor."""
+    constants = {tensor.name: tensor for tensor in graph.initializer}
+    for node in graph.node:
+        for attribute in node.attribute if node.op_type == "Constant" else ():
+            if attribute.name == "value":
+                constants[node.output[0]] = attribute.t
+    return constants
+
+
+def _graphs(attribute: AttributeProto) -> Iterator[GraphProto]:
+    if attribute.type == AttributeProto.GRAPH:
+        yield attribute.g
+    elif attribute.type == AttributeProto.GRAPHS:
+        yield from attribute.graphs
+
+
+def _describe(node: NodeProto) -> str:
+    domain = f"{node.domain}." if node.domain else ""
+    return f"node {node.name or node.output[0]!r} ({domain}{node.op_type})"
+
+
+def _broadcastable(shape: _Shape, rank: int) -> _Shape:
+    return (1,) * (rank - len(shape)) + shape
+
+
+def _conv(weight_input: int) -> _Rule:
+    def macs(_node: NodeProto, shapes: _NodeShapes) -> int:
+        # The weight is [out channels, in channels per group, *kernel].
+        return math.prod(shapes.output) * math.prod(shapes.inputs[weight_input][1:])
+
+    return macs
+
+
+def _conv_transpose(_node: NodeProto, shapes: _NodeShapes) -> int:
+    # The weight is [in channels, out channels per group, *kernel]: each input element meets all but the first.
+    return math.prod(shapes.inputs[0]) * math.prod(shapes.inputs[1][1:])
+
+
+def _gemm(node: NodeProto, shapes: _NodeShapes) -> int:
+    inner = shapes.inputs[0][0 if _int(node, "transA") else 1]
+    return math.prod(shapes.output) * inner
+
+
+def _matmul(_node: NodeProto, shapes: _NodeShapes) -> int:
+    return math.prod(shapes.output) * shapes.inputs[0][-1]
+
+
+def _einsum(node: NodeProto, shapes: _NodeShapes) -> int:
+    equation = next(attribute.s.decode() for attribute in node.attribute if attribute.name == "equation")
+    terms = equation.replace(" ", "").split("->")[0].split(",")
+    if len(terms) == 1:
+        return 0
+    if len(terms) > 2:
+        raise FlopsError(f"{_describe(node)}: equation {equation!r}: got {len(terms)} operands; must be at most 2")
+    sizes: dict[str, int] = {}
+    for term, shape in zip(terms, shapes.inputs, strict=True):
+        for label, size in zip(_expand_ellipsis(term, len(shape)), shape, strict=True):
+            sizes[label] = max(size, sizes.get(label, 1))
+    return math.prod(sizes.values())
+
+
+def _expand_ellipsis(term: str, rank: int) -> list[str]:
+    """Name the dimensions of an operand; those under an ellipsis are numbered from the right, as they broadcast."""
+    before, dots, after = term.partition("...")
+    hidden = rank - len(before) - len(after) if dots else 0
+    return [*before, *(f"...{position}" for position in range(hidden, 0, -1)), *after]
+
+
+def _attention(node: NodeProto, shapes: _NodeShapes) -> int:
+    """Count the two products of scaled dot-product attention, in ONNX's ``Attention`` (opset 23)."""
+    query, key, value = shapes.inputs[:3]
+    if len(query) == 4:
+        batch, heads, queries, size = query
+        return batch * heads * queries * key[2] * (size + value[3])
+    heads, key_heads = _int(node, "q_num_heads"), _int(node, "kv_num_heads")
+    batch, queries, width = query
+    return batch * queries * key[1] * (width + heads * (value[2] // key_heads))
+
+
+def _int(node: NodeProto, name: str) -> int:
+    return next((attribute.i for attribute in node.attribute if attribute.name == name), 0)
+
+
+_RULES: dict[str, _Rule] = {
+    "Attention": _attention,
+    "Conv": _conv(1),
+    "ConvInteger": _conv(1),
+    "ConvTranspose": _conv_transpose,
+    "DeformConv": _conv(1),
+    "Einsum": _einsum,
+    "Gemm": _gemm,
+    "MatMul": _matmul,
+    "MatMulInteger": _matmul,
+    "QLinearConv": _conv(3),
+    "QLinearMatMul": _matmul,
+}
+_REFUSED = ("RNN", "GRU", "LSTM", "DFT", "STFT")
+
+
+def _count_params(graph: GraphProto) -> int:
+    tensors = _constants(graph)
+    left_out = {
+        name for node in graph.node for position, name in enumerate(node.input) if _is_no_weight(node, position)
+    }
+    return sum(
+        math.prod(tensor.dims)
+        for name, tensor in tensors.items()
+        if name not in left_out and tensor.dims and tensor.data_type in (*_FLOATS, *_QUANTISED)
+    )
+
+
+def _is_no_weight(node: NodeProto, position: int) -> bool:
+    """Tell statistics, scales and zero points, and sizes to resize to, from weights."""
+    if node.op_type == "BatchNormalization":
+        return position in (3, 4)
+    if node.op_type in ("QuantizeLinear", "DequantizeLinear"):
+        return position > 0
+    if node.op_type == "QLinearConv":
+        return position in (1, 2, 4, 5, 6, 7)
+    if node.op_type == "QLinearMatMul":
+        return position in (1, 2, 4, 5, 6, 7)
+    return node.op_type == "Resize"
