@@ -7,7 +7,7 @@ and resizing are not, as in the literature on networks' "FLOPs" (which are multi
 # Shapes: tuples of int, batch first where there is one.
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,20 +24,33 @@ _STANDARD_DOMAINS = ("", "ai.onnx")
 # Above this many elements an initializer is data, not a shape or axis that inference has to read.
 _MAX_SHAPE_ELEMENTS = 256
 _FLOATS = (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16, TensorProto.DOUBLE)
-_QUANTISED = (TensorProto.INT8, TensorProto.UINT8, TensorProto.INT4, TensorProto.UINT4)
 
 _Shape = tuple[int, ...]
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@dataclass(frozen=True, slots=True)
 class _NodeShapes:
-    """Shapes of a node's present inputs, in order, and of its first output."""
+    """Looks up the shapes that a node's rule asks for; others may stay unknown."""
 
-    inputs: list[_Shape]
-    output: _Shape
+    node: NodeProto
+    known: Mapping[str, _Shape | None]
+
+    def input(self, position: int) -> _Shape:
+        """Give an input's shape."""
+        return self._shape(self.node.input[position])
+
+    def output(self) -> _Shape:
+        """Give the first output's shape."""
+        return self._shape(self.node.output[0])
+
+    def _shape(self, name: str) -> _Shape:
+        shape = self.known.get(name)
+        if shape is None:
+            raise FlopsError(f"{_describe(self.node)}: shape of {name!r} is unknown after shape inference")
+        return shape
 
 
-_Rule = Callable[[NodeProto, _NodeShapes], int]
+_Rule = Callable[[_NodeShapes], int]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -155,7 +168,7 @@ class _GraphCounter:
         rule = _RULES.get(node.op_type)
         if node.op_type in _REFUSED or node.domain not in _STANDARD_DOMAINS:
             raise FlopsError(f"{_describe(node)}: no rule counts this operator")
-        return 0 if rule is None else rule(node, self._known_shapes(node))
+        return 0 if rule is None else rule(_NodeShapes(node, self._shapes))
 
     def _control_flow_macs(self, node: NodeProto, bodies: Sequence[GraphProto]) -> int:
         macs = [_GraphCounter(body, self._shapes).count() for body in bodies]
@@ -167,11 +180,12 @@ class _GraphCounter:
         """Count ``(a * b).sum(axes)`` where both vary along a summed axis; scaling and squares are no contractions."""
         if node.input[0] == node.input[1]:
             return 0
-        shapes = self._known_shapes(node)
-        left, right = (_broadcastable(shape, len(shapes.output)) for shape in shapes.inputs)
-        axes = self._summed_axes(self._sums[node.output[0]], len(shapes.output))
+        shapes = _NodeShapes(node, self._shapes)
+        product = shapes.output()
+        left, right = (_broadcastable(shapes.input(position), len(product)) for position in (0, 1))
+        axes = self._summed_axes(self._sums[node.output[0]], len(product))
         is_contraction = any(left[axis] > 1 and right[axis] > 1 for axis in axes)
-        return math.prod(shapes.output) if is_contraction else 0
+        return math.prod(product) if is_contraction else 0
 
     def _summed_axes(self, node: NodeProto, rank: int) -> list[int]:
         axes = [axis for attribute in node.attribute if attribute.name == "axes" for axis in attribute.ints]
@@ -181,18 +195,6 @@ class _GraphCounter:
                 raise FlopsError(f"{_describe(node)}: axes: got a computed value; must be constant")
             axes = numpy_helper.to_array(constant).reshape(-1).tolist()
         return [axis % rank for axis in axes] if axes else list(range(rank))
-
-    def _known_shapes(self, node: NodeProto) -> _NodeShapes:
-        return _NodeShapes(
-            inputs=[self._known_shape(node, name) for name in node.input if name],
-            output=self._known_shape(node, node.output[0]),
-        )
-
-    def _known_shape(self, node: NodeProto, name: str) -> _Shape:
-        shape = self._shapes.get(name)
-        if shape is None:
-            raise FlopsError(f"{_describe(node)}: shape of {name!r} is unknown after shape inference")
-        return shape
 
 
 def _value_shape(value: ValueInfoProto) -> _Shape | None:
@@ -229,36 +231,39 @@ def _broadcastable(shape: _Shape, rank: int) -> _Shape:
 
 
 def _conv(weight_input: int) -> _Rule:
-    def macs(_node: NodeProto, shapes: _NodeShapes) -> int:
+    def macs(shapes: _NodeShapes) -> int:
         # The weight is [out channels, in channels per group, *kernel].
-        return math.prod(shapes.output) * math.prod(shapes.inputs[weight_input][1:])
+        return math.prod(shapes.output()) * math.prod(shapes.input(weight_input)[1:])
 
     return macs
 
 
-def _conv_transpose(_node: NodeProto, shapes: _NodeShapes) -> int:
+def _conv_transpose(shapes: _NodeShapes) -> int:
     # The weight is [in channels, out channels per group, *kernel]: each input element meets all but the first.
-    return math.prod(shapes.inputs[0]) * math.prod(shapes.inputs[1][1:])
+    return math.prod(shapes.input(0)) * math.prod(shapes.input(1)[1:])
 
 
-def _gemm(node: NodeProto, shapes: _NodeShapes) -> int:
-    inner = shapes.inputs[0][0 if _int(node, "transA") else 1]
-    return math.prod(shapes.output) * inner
+def _gemm(shapes: _NodeShapes) -> int:
+    inner = shapes.input(0)[0 if _int(shapes.node, "transA") else 1]
+    return math.prod(shapes.output()) * inner
 
 
-def _matmul(_node: NodeProto, shapes: _NodeShapes) -> int:
-    return math.prod(shapes.output) * shapes.inputs[0][-1]
+def _matmul(shapes: _NodeShapes) -> int:
+    return math.prod(shapes.output()) * shapes.input(0)[-1]
 
 
-def _einsum(node: NodeProto, shapes: _NodeShapes) -> int:
-    equation = next(attribute.s.decode() for attribute in node.attribute if attribute.name == "equation")
+def _einsum(shapes: _NodeShapes) -> int:
+    equation = next(attribute.s.decode() for attribute in shapes.node.attribute if attribute.name == "equation")
     terms = equation.replace(" ", "").split("->")[0].split(",")
     if len(terms) == 1:
         return 0
     if len(terms) > 2:
-        raise FlopsError(f"{_describe(node)}: equation {equation!r}: got {len(terms)} operands; must be at most 2")
+        raise FlopsError(
+            f"{_describe(shapes.node)}: equation {equation!r}: got {len(terms)} operands; must be at most 2"
+        )
     sizes: dict[str, int] = {}
-    for term, shape in zip(terms, shapes.inputs, strict=True):
+    for position, term in enumerate(terms):
+        shape = shapes.input(position)
         for label, size in zip(_expand_ellipsis(term, len(shape)), shape, strict=True):
             sizes[label] = max(size, sizes.get(label, 1))
     return math.prod(sizes.values())
@@ -271,13 +276,13 @@ def _expand_ellipsis(term: str, rank: int) -> list[str]:
     return [*before, *(f"...{position}" for position in range(hidden, 0, -1)), *after]
 
 
-def _attention(node: NodeProto, shapes: _NodeShapes) -> int:
+def _attention(shapes: _NodeShapes) -> int:
     """Count the two products of scaled dot-product attention, in ONNX's ``Attention`` (opset 23)."""
-    query, key, value = shapes.inputs[:3]
+    query, key, value = (shapes.input(position) for position in range(3))
     if len(query) == 4:
         batch, heads, queries, size = query
         return batch * heads * queries * key[2] * (size + value[3])
-    heads, key_heads = _int(node, "q_num_heads"), _int(node, "kv_num_heads")
+    heads, key_heads = _int(shapes.node, "q_num_heads"), _int(shapes.node, "kv_num_heads")
     batch, queries, width = query
     return batch * queries * key[1] * (width + heads * (value[2] // key_heads))
 
@@ -299,29 +304,36 @@ _RULES: dict[str, _Rule] = {
     "QLinearConv": _conv(3),
     "QLinearMatMul": _matmul,
 }
+# Operator → positions of inputs that are quantised weights, and of those that are no weights.
+_SPECIAL_INPUTS: dict[str, tuple[tuple[int, ...], tuple[int, ...]]] = {
+    "BatchNormalization": ((), (3, 4)),
+    "ConvInteger": ((1,), ()),
+    "DequantizeLinear": ((0,), (1, 2)),
+    "MatMulInteger": ((1,), ()),
+    "QLinearConv": ((3, 8), (1, 2, 4, 5, 6, 7)),
+    "QLinearMatMul": ((3,), (1, 2, 4, 5, 6, 7)),
+    "QuantizeLinear": ((), (1, 2)),
+    "Resize": ((), (1, 2, 3)),
+}
 _REFUSED = ("RNN", "GRU", "LSTM", "DFT", "STFT")
 
 
 def _count_params(graph: GraphProto) -> int:
-    tensors = _constants(graph)
-    left_out = {
-        name for node in graph.node for position, name in enumerate(node.input) if _is_no_weight(node, position)
-    }
-    return sum(
+    """Count the elements of all weights, those of the graphs inside nodes too."""
+    uses = {(name, _role(node, position)) for node in graph.node for position, name in enumerate(node.input)}
+    bodies = (body for node in graph.node for attribute in node.attribute for body in _graphs(attribute))
+    return sum(_count_params(body) for body in bodies) + sum(
         math.prod(tensor.dims)
-        for name, tensor in tensors.items()
-        if name not in left_out and tensor.dims and tensor.data_type in (*_FLOATS, *_QUANTISED)
+        for name, tensor in _constants(graph).items()
+        if tensor.dims
+        and (name, "setting") not in uses
+        and (tensor.data_type in _FLOATS or (name, "quantised") in uses)
     )
 
 
-def _is_no_weight(node: NodeProto, position: int) -> bool:
-    """Tell statistics, scales and zero points, and sizes to resize to, from weights."""
-    if node.op_type == "BatchNormalization":
-        return position in (3, 4)
-    if node.op_type in ("QuantizeLinear", "DequantizeLinear"):
-        return position > 0
-    if node.op_type == "QLinearConv":
-        return position in (1, 2, 4, 5, 6, 7)
-    if node.op_type == "QLinearMatMul":
-        return position in (1, 2, 4, 5, 6, 7)
-    return node.op_type == "Resize"
+def _role(node: NodeProto, position: int) -> str:
+    """Tell statistics, scales, zero points and sizes to resize to ("setting") from weights, float or quantised."""
+    quantised, settings = _SPECIAL_INPUTS.get(node.op_type, ((), ()))
+    if position in quantised:
+        return "quantised"
+    return "setting" if position in settings else "weight"
