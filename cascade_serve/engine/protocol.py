@@ -4,10 +4,7 @@
 from dataclasses import dataclass
 from typing import Protocol
 
-import numpy as np
-from numpy.typing import NDArray
-
-from cascade_serve.core.arrays import FloatArray, ImageArray, IntArray
+from cascade_serve.core.arrays import Float64Array, FloatArray, ImageArray, IntArray
 from cascade_serve.core.plan import Fingerprint, Plan
 from cascade_serve.core.request import Reply, Request
 
@@ -164,7 +161,7 @@ class Runner(Protocol):
 class Observer(Protocol):
     """Who watches an engine. Called on the hot path, from any worker's thread: must be quick, and must not raise."""
 
-    def batch_ran(self, member: str, queue_s_B: NDArray[np.float64], compute_s: float) -> None:
+    def batch_ran(self, member: str, queue_s_B: Float64Array, compute_s: float) -> None:
         """A member ran over a batch.
 
         Args:
@@ -178,6 +175,6 @@ class Observer(Protocol):
         """Rows reached a gate: their stages (0-based) and confidences there; NaN where the member had no answer."""
         ...
 
-    def request_answered(self, reply: Reply, row_s_B: NDArray[np.float64]) -> None:
+    def request_answered(self, reply: Reply, row_s_B: Float64Array) -> None:
         """A request was answered; ``row_s_B`` is each row's seconds from admission to exit."""
         ...

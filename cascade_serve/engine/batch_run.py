@@ -1,0 +1,67 @@
+"""Runs one batch through one member; where that fails, once more row by row, so that a bad row fails alone."""
+# Shapes: B rows of the batch, K classes.
+
+import logging
+from dataclasses import dataclass
+
+import numpy as np
+
+from cascade_serve.core.arrays import BoolArray, FloatArray, IntArray
+from cascade_serve.core.plan import Plan
+from cascade_serve.engine.gating import score_logits
+from cascade_serve.engine.protocol import Runner
+from cascade_serve.engine.slab import Slab
+from cascade_serve.errors import MemberError
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class BatchOutcome:
+    """What came of a batch.
+
+    Attributes:
+        score_BK: float32 [B, K], what the plan's rule combines.
+        usable_B: bool [B], rows whose output was finite throughout.
+        failed_B: bool [B], rows on which the member raised even when they ran alone.
+        was_retried: the batch as a whole failed at first.
+    """
+
+    score_BK: FloatArray
+    usable_B: BoolArray
+    failed_B: BoolArray
+    was_retried: bool = False
+
+
+def run_batch(plan: Plan, slab: Slab, runner: Runner, member: int, slots: IntArray) -> BatchOutcome:
+    """Run a member over the images of some slots.
+
+    Args:
+        plan: the plan being served.
+        slab: holds the images; only read.
+        runner: a free set of sessions.
+        member: its index in the plan.
+        slots: int64 [B], at least one.
+
+    Returns:
+        the outcome; a member that raises is logged and noted.
+    """
+    try:
+        logits_BK = runner.run(member, slab.images(slots))
+    except MemberError as error:
+        _log.warning("member %r failed on a batch of %d: %s", plan.members[member].name, len(slots), error)
+        return _run_rows(plan, slab, runner, member, slots)
+    score_BK, usable_B = score_logits(plan, member, logits_BK)
+    return BatchOutcome(score_BK, usable_B, np.zeros(len(slots), dtype=np.bool_))
+
+
+def _run_rows(plan: Plan, slab: Slab, runner: Runner, member: int, slots: IntArray) -> BatchOutcome:
+    logits_BK = np.zeros((len(slots), len(plan.task.classes)), dtype=np.float32)
+    failed_B: BoolArray = np.zeros(len(slots), dtype=np.bool_)
+    for row in range(len(slots)):
+        try:
+            logits_BK[row] = runner.run(member, slab.images(slots[row : row + 1]))[0]
+        except MemberError:
+            failed_B[row] = True
+    score_BK, usable_B = score_logits(plan, member, logits_BK)
+    return BatchOutcome(score_BK, usable_B & ~failed_B, failed_B, was_retried=True)

@@ -1,0 +1,276 @@
+"""The engine without a scheduler thread: whoever waits for an answer takes a free worker and runs what is queued."""
+# Shapes: B rows of a batch or request, HWC image.
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+import numpy as np
+
+from cascade_serve.core.arrays import Float64Array, ImageArray
+from cascade_serve.core.plan import Fingerprint, Plan
+from cascade_serve.core.request import ExitReason, Reply, Request
+from cascade_serve.core.route import make_route
+from cascade_serve.engine.batch_run import run_batch
+from cascade_serve.engine.gating import gate
+from cascade_serve.engine.protocol import EngineConfig, MemberStatistics, Observer, Runner
+from cascade_serve.engine.scheduler import Batch, Gated, Scheduler
+from cascade_serve.engine.slab import Slab
+from cascade_serve.engine.ticket import RowTicket
+from cascade_serve.errors import AbandonedError, InvalidRequestError, LateError, UnavailableError
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class _Job:
+    runner: Runner
+    batch: Batch
+
+
+class CommitteeEngine:
+    """Serves one plan; see :class:`~cascade_serve.engine.protocol.Engine`.
+
+    An idle engine runs a request to completion on the thread that brought it, without a hand-over. A busy one batches
+    what piled up: a thread that finds no free worker sleeps until its rows are answered, its deadline comes, or a
+    worker falls free while rows wait. Assistants, one fewer than workers, lend a thread where rows could run side by
+    side and no other thread sleeps, such as those of an ensemble.
+
+    Args:
+        plan: what is served.
+        runners: one for each worker.
+        config: bounds.
+        fingerprint: what computes the answers.
+        observer: watches.
+        is_certified: False marks every answer as uncertified, as the plan was calibrated on something else.
+        clock: monotonic seconds.
+    """
+
+    def __init__(
+        self,
+        plan: Plan,
+        runners: Sequence[Runner],
+        *,
+        config: EngineConfig,
+        fingerprint: Fingerprint,
+        observer: Observer,
+        is_certified: bool = True,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        if len(runners) != config.workers:
+            raise ValueError(f"runners: got {len(runners)}; must be one for each of the {config.workers} workers")
+        self.plan = plan
+        self.config = config
+        self.fingerprint = fingerprint
+        self._is_certified = is_certified
+        self._observer = observer
+        self._clock = clock
+        self._runners = tuple(runners)
+        self._slab = Slab(plan, config.max_queue_rows)
+        self._assistants = ThreadPoolExecutor(max(1, config.workers - 1), thread_name_prefix="cascade-assistant")
+        self._lock = threading.Lock()
+        # What follows is guarded by the lock.
+        self._ticket_ended = threading.Condition(self._lock)
+        self._scheduler = Scheduler(plan, config, self._slab)
+        self._idle_runners = list(runners)
+        self._tickets: set[RowTicket] = set()
+        self._sleepers: dict[RowTicket, None] = {}
+        self._num_assisting = 0
+        self._is_stopping = False
+
+    @property
+    def rows_in_flight(self) -> int:
+        """Rows that hold a slot."""
+        return self._slab.num_slots - self._slab.num_free
+
+    def statistics(self) -> dict[str, MemberStatistics]:
+        """Member name → its statistics."""
+        with self._lock:
+            return self._scheduler.statistics.by_member()
+
+    def warm_up(self) -> None:
+        """Run every member at every batch bucket on every worker, and learn from batches of one what a run takes."""
+        for runner in self._runners:
+            for member in range(len(self.plan.members)):
+                for rows in (*reversed(self.config.batch_buckets), 1):
+                    started_s = self._clock()
+                    runner.run(member, self._slab.images_RHWC[:rows])
+                with self._lock:
+                    self._scheduler.statistics.expect(member, self._clock() - started_s)
+
+    def drain(self, timeout_s: float) -> bool:
+        """Admit nothing more and wait for the rows in flight; tell whether all were answered in time."""
+        with self._lock:
+            self._is_stopping = True
+            return self._ticket_ended.wait_for(lambda: not self._tickets, timeout_s)
+
+    def close(self) -> None:
+        """Fail what is left. May be called twice."""
+        with self._lock:
+            self._is_stopping = True
+            for ticket in self._tickets:
+                self._scheduler.end(ticket, UnavailableError("this version was stopped"))
+        self._assistants.shutdown()
+
+    # A request comes in.
+
+    def admit(self, request: Request) -> RowTicket:
+        """Check a request, copy its images into the slab and queue its rows; see the protocol."""
+        route = make_route(self.plan, request.terms)
+        self._check_images(request.images_BHWC)
+        now_s = self._clock()
+        if request.deadline_s is not None and request.deadline_s <= now_s:
+            raise LateError(f"the deadline passed {now_s - request.deadline_s:.3f} s before admission")
+        with self._lock:
+            if self._is_stopping:
+                raise UnavailableError("this version is stopping and takes no new requests")
+            slots = self._scheduler.reserve(len(request.images_BHWC))
+            ticket = RowTicket(self, request=request, route=route, slots=slots, admitted_s=now_s)
+            self._tickets.add(ticket)
+        self._slab.fill(np.array(slots, dtype=np.int64), request, route)
+        with self._lock:
+            if not ticket.is_closed:
+                self._scheduler.enqueue(ticket)
+        return ticket
+
+    def _check_images(self, images_BHWC: ImageArray) -> None:
+        if images_BHWC.dtype != np.uint8:
+            raise InvalidRequestError("images", f"datatype {images_BHWC.dtype}", "UINT8")
+        expected = self.plan.task.image_shape
+        if images_BHWC.ndim != 4 or images_BHWC.shape[1:] != expected or len(images_BHWC) == 0:
+            wanted = ", ".join(map(str, expected))
+            raise InvalidRequestError("images", f"shape {list(images_BHWC.shape)}", f"[n, {wanted}] with n at least 1")
+        if len(images_BHWC) > self._slab.num_slots:
+            raise InvalidRequestError("images", f"{len(images_BHWC)} rows", f"at most {self._slab.num_slots} rows")
+
+    # Threads look for a batch, run it and settle it.
+
+    def work_until_closed(self, ticket: RowTicket) -> None:
+        """Run batches, whoever's rows they hold, until the ticket is closed."""
+        while (job := self._next_job(ticket)) is not None:
+            self._run(job)
+
+    def _next_job(self, ticket: RowTicket) -> _Job | None:
+        """Wait for a batch to run; None once the ticket is closed."""
+        with self._lock:
+            while True:
+                now_s = self._clock()
+                self._scheduler.expire(ticket, now_s)
+                job = None if ticket.is_closed else self._take_job(now_s)
+                if ticket.is_closed or job is not None:
+                    self._call_for_hands(now_s)
+                    return job
+                self._sleep(ticket, now_s)
+
+    def _assist(self) -> None:
+        while True:
+            with self._lock:
+                now_s = self._clock()
+                job = self._take_job(now_s)
+                self._call_for_hands(now_s)
+                if job is None:
+                    self._num_assisting -= 1
+                    return
+            self._run(job)
+
+    def _take_job(self, now_s: float) -> _Job | None:
+        if not self._idle_runners:
+            return None
+        batch = self._scheduler.take(now_s)
+        return None if batch is None else _Job(self._idle_runners.pop(), batch)
+
+    def _sleep(self, ticket: RowTicket, now_s: float) -> None:
+        wake_s = ticket.due_s
+        if self._idle_runners:
+            wake_s = min(wake_s, self._scheduler.next_ready_s())
+        self._sleepers[ticket] = None
+        ticket.sleep(self._lock, wake_s - now_s)
+        self._sleepers.pop(ticket, None)
+
+    def _call_for_hands(self, now_s: float) -> None:
+        """Find one more thread where a worker is free and rows wait: one that sleeps, else an assistant."""
+        if not (self._idle_runners and self._scheduler.has_waiting):
+            return
+        if self._sleepers:
+            sleeper = next(iter(self._sleepers))
+            del self._sleepers[sleeper]
+            sleeper.wake()
+        elif self._num_assisting < self.config.workers - 1 and self._scheduler.has_ready(now_s):
+            self._num_assisting += 1
+            self._assistants.submit(self._assist)
+
+    def _run(self, job: _Job) -> None:
+        """Run a batch and settle it: the boundary at which anything unforeseen fails the rows it holds."""
+        try:
+            self._run_and_settle(job.runner, job.batch)
+        except Exception:  # noqa: BLE001 - the one boundary of a working thread
+            _log.exception("a batch of member %r failed", self.plan.members[job.batch.member].name)
+            with self._lock:
+                self._scheduler.fail(job.batch, job.batch.slots.tolist())
+        finally:
+            with self._lock:
+                self._scheduler.finish(job.batch)
+                self._idle_runners.append(job.runner)
+
+    def _run_and_settle(self, runner: Runner, batch: Batch) -> None:
+        started_s = self._clock()
+        outcome = run_batch(self.plan, self._slab, runner, batch.member, batch.slots)
+        compute_s = self._clock() - started_s
+        queue_s_B = np.maximum(started_s - np.array([entry.queued_s for entry in batch.entries]), 0.0)
+        with self._lock:
+            statistics = self._scheduler.statistics
+            statistics.ran(batch.member, len(batch.slots), float(queue_s_B.sum()), compute_s)
+            if outcome.was_retried:
+                statistics.failed(batch.member)
+                self._scheduler.fail(batch, batch.slots[outcome.failed_B].tolist())
+            gated = self._scheduler.note(batch, outcome)
+            allowance_s_M = self._scheduler.allowance_s()
+        self._observer.batch_ran(self.plan.members[batch.member].name, queue_s_B, compute_s)
+        if len(gated.slots):
+            self._gate(gated, allowance_s_M)
+
+    def _gate(self, gated: Gated, allowance_s_M: Float64Array) -> None:
+        now_s = self._clock()
+        verdicts = gate(self.plan, self._slab, gated.slots, gated.stage_B, now_s=now_s, stage_s_M=allowance_s_M)
+        self._observer.rows_gated(gated.stage_B, verdicts.confidence_B)
+        with self._lock:
+            self._scheduler.settle(gated, verdicts, now_s)
+
+    # A request goes out.
+
+    def collect(self, ticket: RowTicket) -> Reply:
+        """Read the answers of a ticket that was closed without an error."""
+        slab, slots = self._slab, np.array(ticket.slots, dtype=np.int64)
+        reason_B = slab.exit_reason_R[slots]
+        probabilities_BK = slab.probabilities_RK[slots]
+        reply = Reply(
+            probabilities_BK=probabilities_BK,
+            label_B=probabilities_BK.argmax(axis=1),
+            confidence_B=slab.confidence_R[slots],
+            exit_stage_B=slab.exit_stage_R[slots],
+            exit_reason_B=reason_B,
+            flops_B=slab.spent_flops(slots),
+            policy=ticket.route.policy,
+            certified=self._is_certified
+            and ticket.route.is_certified
+            and not bool((reason_B == ExitReason.DEADLINE).any()),
+        )
+        self._observer.request_answered(reply, slab.exited_s_R[slots] - ticket.admitted_s)
+        return reply
+
+    def release(self, ticket: RowTicket) -> None:
+        """Free a ticket's slots; what is still open of it is abandoned."""
+        with self._lock:
+            self._scheduler.end(ticket, AbandonedError("the request's thread gave up"))
+            self._scheduler.release(ticket)
+            self._tickets.discard(ticket)
+            if not self._tickets:
+                self._ticket_ended.notify_all()
+
+    def abandon(self, ticket: RowTicket) -> None:
+        """Take a ticket's rows out, as its caller has gone."""
+        with self._lock:
+            self._scheduler.end(ticket, AbandonedError("the caller cancelled the request or has gone"))

@@ -1,0 +1,111 @@
+"""The member queues: which rows wait for which member, and which batch runs next."""
+
+import heapq
+import math
+from collections.abc import Container, Iterable
+from typing import NamedTuple
+
+MAX_PASSES = 4
+"""A ready queue that was passed over this often, in favour of others, goes next."""
+
+
+class Entry(NamedTuple):
+    """One row's place in a queue; entries sort by priority, then age.
+
+    Attributes:
+        rank: smaller goes first.
+        sequence: of its request's admission: smaller is older, whatever the stage.
+        slot: the row's, in the slab.
+        stage: 0-based, in the row's route.
+        queued_s: when it was put into this queue, on the engine's clock.
+    """
+
+    rank: int
+    sequence: int
+    slot: int
+    stage: int
+    queued_s: float
+
+
+def rank_of(priority: int) -> int:
+    """Turn a request's priority (0 is lowest, then 1, 2, ... from the highest down) into a rank."""
+    return priority if priority > 0 else 2**32
+
+
+class _MemberQueue:
+    __slots__ = ("heap", "member", "passes")
+
+    def __init__(self, member: int) -> None:
+        self.member = member
+        self.heap: list[Entry] = []
+        self.passes = 0
+
+
+class MemberQueues:
+    """One queue a member, over all policies and stages. Not thread-safe: the engine's lock guards it.
+
+    What runs next, among the queues that hold a full batch or whose first row has waited for ``max_queue_delay_s``:
+    the highest priority; then a queue passed over too often; then a full batch, deeper stages first, so that rows in
+    flight finish; then the oldest row, deeper stages first.
+
+    Args:
+        num_members: members of the plan.
+        max_batch_size: rows of one batch.
+        max_queue_delay_s: seconds that a row may wait for its batch to fill.
+    """
+
+    def __init__(self, num_members: int, max_batch_size: int, max_queue_delay_s: float) -> None:
+        self._queues = [_MemberQueue(member) for member in range(num_members)]
+        self._max_batch_size = max_batch_size
+        self._max_queue_delay_s = max_queue_delay_s
+
+    def __len__(self) -> int:
+        """Count the rows that wait, once for each queue they are in."""
+        return sum(len(queue.heap) for queue in self._queues)
+
+    def put(self, member: int, entries: Iterable[Entry]) -> None:
+        """Let rows wait for a member."""
+        heap = self._queues[member].heap
+        for entry in entries:
+            heapq.heappush(heap, entry)
+
+    def remove(self, slots: Container[int]) -> None:
+        """Take rows out of whatever queues they are in."""
+        for queue in self._queues:
+            kept = [entry for entry in queue.heap if entry.slot not in slots]
+            if len(kept) < len(queue.heap):
+                heapq.heapify(kept)
+                queue.heap = kept
+
+    def has_ready(self, now_s: float) -> bool:
+        """Tell whether a batch may run now."""
+        return any(self._is_ready(queue, now_s) for queue in self._queues)
+
+    def next_ready_s(self) -> float:
+        """Tell when the first waiting row will have waited long enough; infinity when none waits."""
+        return min((queue.heap[0].queued_s for queue in self._queues if queue.heap), default=math.inf) + (
+            self._max_queue_delay_s
+        )
+
+    def take(self, now_s: float) -> tuple[int, list[Entry]] | None:
+        """Take out what runs next: a member, and 1 to ``max_batch_size`` rows for it; None when nothing is ready."""
+        ready = [queue for queue in self._queues if self._is_ready(queue, now_s)]
+        if not ready:
+            return None
+        chosen = ready[0] if len(ready) == 1 else min(ready, key=self._urgency)
+        for queue in ready:
+            queue.passes = 0 if queue is chosen else queue.passes + 1
+        count = min(len(chosen.heap), self._max_batch_size)
+        return chosen.member, [heapq.heappop(chosen.heap) for _ in range(count)]
+
+    def _is_ready(self, queue: _MemberQueue, now_s: float) -> bool:
+        heap = queue.heap
+        return bool(heap) and (len(heap) >= self._max_batch_size or now_s - heap[0].queued_s >= self._max_queue_delay_s)
+
+    def _urgency(self, queue: _MemberQueue) -> tuple[int, int, int, int]:
+        first = queue.heap[0]
+        if queue.passes >= MAX_PASSES:
+            return (first.rank, 0, -queue.passes, 0)
+        if len(queue.heap) >= self._max_batch_size:
+            return (first.rank, 1, -first.stage, first.sequence)
+        return (first.rank, 2, first.sequence, -first.stage)

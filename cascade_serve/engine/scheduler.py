@@ -1,0 +1,226 @@
+"""What becomes of each row: queued, batched, gated, deferred, answered or failed. The engine brings the threads."""
+# Shapes: B rows of a batch, R slots.
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+
+from cascade_serve.core.arrays import Float64Array, IntArray
+from cascade_serve.core.plan import Plan
+from cascade_serve.engine.batch_run import BatchOutcome
+from cascade_serve.engine.gating import Verdicts, answer_as_is
+from cascade_serve.engine.protocol import EngineConfig
+from cascade_serve.engine.queue import Entry, MemberQueues, rank_of
+from cascade_serve.engine.rows import RowLedger
+from cascade_serve.engine.slab import Slab
+from cascade_serve.engine.statistics import RunStatistics
+from cascade_serve.engine.ticket import REPLY_MARGIN_S, RowTicket
+from cascade_serve.errors import LateError, MemberError, OverloadedError, RequestError
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Rows that run through one member together.
+
+    Attributes:
+        member: its index in the plan.
+        entries: the rows' places in its queue.
+        slots: int64 [B], the same rows' slots.
+    """
+
+    member: int
+    entries: list[Entry]
+    slots: IntArray
+
+
+@dataclass(frozen=True, slots=True)
+class Gated:
+    """Rows that stand at a gate.
+
+    Attributes:
+        slots: int64 [B].
+        stage_B: int64 [B], the stage at whose end each stands.
+    """
+
+    slots: IntArray
+    stage_B: IntArray
+
+
+class Scheduler:
+    """The rows of one engine. Not thread-safe: the engine's lock guards every method.
+
+    Args:
+        plan: what is served.
+        config: bounds.
+        slab: where the rows lie.
+    """
+
+    def __init__(self, plan: Plan, config: EngineConfig, slab: Slab) -> None:
+        self._plan = plan
+        self._slab = slab
+        self._queues = MemberQueues(len(plan.members), config.max_batch_size, config.max_queue_delay_s)
+        self._rows = RowLedger(slab.num_slots)
+        self._next_sequence = 0
+        self.statistics = RunStatistics([member.name for member in plan.members])
+
+    @property
+    def has_waiting(self) -> bool:
+        """Rows wait in some queue."""
+        return len(self._queues) > 0
+
+    def has_ready(self, now_s: float) -> bool:
+        """Tell whether a batch may run now."""
+        return self._queues.has_ready(now_s)
+
+    def next_ready_s(self) -> float:
+        """Tell when the next batch may run; infinity when no row waits."""
+        return self._queues.next_ready_s()
+
+    # In.
+
+    def reserve(self, count: int) -> list[int]:
+        """Take slots for a request.
+
+        Raises:
+            OverloadedError: too few are free.
+        """
+        if count > self._slab.num_free:
+            raise OverloadedError(
+                f"{count} rows: only {self._slab.num_free} of {self._slab.num_slots} slots (max_queue_rows) are free"
+            )
+        return self._slab.take(count)
+
+    def enqueue(self, ticket: RowTicket) -> None:
+        """Let a request's rows wait for their first member; those of an ensemble, for all at once."""
+        route = ticket.route
+        rank = rank_of(ticket.request.terms.priority)
+        num_queues = len(route.members) if route.is_ensemble else 1
+        ticket.sequence = self._next_sequence
+        # An ensemble's first stage counts as the oldest: should time run short, the cheap members have spoken.
+        self._next_sequence += num_queues
+        self._rows.open(ticket, num_queues)
+        for stage, member in enumerate(route.members[:num_queues]):
+            entries = [Entry(rank, ticket.sequence + stage, slot, stage, ticket.admitted_s) for slot in ticket.slots]
+            self._queues.put(member, entries)
+
+    # Through.
+
+    def take(self, now_s: float) -> Batch | None:
+        """Form the batch that runs next, leaving out rows whose time is up; None when none is ready."""
+        while (taken := self._queues.take(now_s)) is not None:
+            member, entries = taken
+            entries = [entry for entry in entries if self._is_in_time(entry, member, now_s)]
+            if entries:
+                slots = [entry.slot for entry in entries]
+                self._rows.start(slots)
+                return Batch(member, entries, np.array(slots, dtype=np.int64))
+        return None
+
+    def note(self, batch: Batch, outcome: BatchOutcome) -> Gated:
+        """Write down what a member said of its batch; gives the rows that now stand at a gate."""
+        is_open_B = np.array([self._rows.owner(entry.slot) is not None for entry in batch.entries])
+        stage_B = np.array([entry.stage for entry in batch.entries], dtype=np.int64)
+        self._slab.note(
+            batch.slots[is_open_B], stage_B[is_open_B], outcome.score_BK[is_open_B], outcome.usable_B[is_open_B]
+        )
+        slots, stages = [], []
+        for entry, failed in zip(batch.entries, outcome.failed_B.tolist(), strict=True):
+            owner = self._rows.spoken(entry.slot)
+            if owner is not None and not failed:
+                slots.append(entry.slot)
+                stages.append(len(owner.route.members) - 1 if owner.route.is_ensemble else entry.stage)
+        return Gated(np.array(slots, dtype=np.int64), np.array(stages, dtype=np.int64))
+
+    def settle(self, gated: Gated, verdicts: Verdicts, now_s: float) -> None:
+        """Let rows that stood at a gate exit, fail or defer."""
+        is_open_B = np.array([self._rows.owner(slot) is not None for slot in gated.slots.tolist()])
+        exits_B = verdicts.exits_B & is_open_B
+        self._slab.answer(gated.slots[exits_B], verdicts.answers.of(exits_B), now_s)
+        fates = zip(
+            gated.slots.tolist(), gated.stage_B.tolist(), exits_B.tolist(), verdicts.fails_B.tolist(), strict=True
+        )
+        for slot, stage, exits, fails in fates:
+            owner = self._rows.owner(slot)
+            if owner is None:
+                continue
+            if exits:
+                self._exit(owner, slot)
+            elif fails:
+                self.end(owner, MemberError(f"row {owner.slots.index(slot)}: no member gave a finite prediction"))
+            else:
+                self._defer(owner, slot, stage + 1, now_s)
+
+    def fail(self, batch: Batch, slots: Iterable[int]) -> None:
+        """Fail the requests of rows on which a member raised."""
+        name = self._plan.members[batch.member].name
+        for slot in slots:
+            owner = self._rows.owner(slot)
+            if owner is not None:
+                self.end(owner, MemberError(f"row {owner.slots.index(slot)}: member {name!r} failed"))
+
+    def finish(self, batch: Batch) -> None:
+        """The batch runs no more: free the slots that were kept for its sake."""
+        self._slab.give_back(self._rows.finish(batch.slots.tolist()))
+
+    def _defer(self, owner: RowTicket, slot: int, stage: int, now_s: float) -> None:
+        rank = rank_of(owner.request.terms.priority)
+        self._rows.defer(slot)
+        self._queues.put(owner.route.members[stage], [Entry(rank, owner.sequence, slot, stage, now_s)])
+
+    # Out.
+
+    def expire(self, ticket: RowTicket, now_s: float) -> None:
+        """End a request whose time is up: with what its rows have, if the caller wants that and each has something."""
+        if now_s < ticket.due_s or ticket.is_closed:
+            return
+        slots = self._rows.open_slots(ticket)
+        if not (ticket.answers_early and self._answer_as_is(ticket, slots, now_s)):
+            self.end(ticket, LateError(f"the deadline passed with {len(slots)} of {len(ticket.slots)} rows unanswered"))
+
+    def end(self, ticket: RowTicket, error: RequestError) -> None:
+        """End a request with an error, and take what is left of it out of the queues."""
+        if not ticket.is_closed:
+            slots = self._rows.open_slots(ticket)
+            self._rows.close(slots)
+            self._queues.remove(set(slots))
+            ticket.close(error)
+
+    def release(self, ticket: RowTicket) -> None:
+        """Free the slots of a request that has ended, but for those that a running batch still needs."""
+        self._slab.give_back(self._rows.release(ticket.slots))
+
+    def _exit(self, owner: RowTicket, slot: int) -> None:
+        self._rows.close((slot,))
+        owner.open_rows -= 1
+        if owner.open_rows == 0:
+            owner.close()
+
+    def _is_in_time(self, entry: Entry, member: int, now_s: float) -> bool:
+        """Tell whether a row may run; one whose time is up is answered or failed here."""
+        owner = self._rows.owner(entry.slot)
+        if owner is None:
+            return False
+        if owner.request.deadline_s is None:
+            return True
+        if not owner.answers_early:
+            self.expire(owner, now_s)
+            return not owner.is_closed
+        end_s = now_s + float(self.statistics.expected_s_M[member])
+        return end_s <= owner.due_s or not self._answer_as_is(owner, [entry.slot], now_s)
+
+    def _answer_as_is(self, owner: RowTicket, slots: list[int], now_s: float) -> bool:
+        """Let rows exit with what they have; False, and nothing done, where one of them has nothing."""
+        slots_B = np.array(slots, dtype=np.int64)
+        answers = answer_as_is(self._plan, self._slab, slots_B)
+        if np.isnan(answers.confidence_B).any():
+            return False
+        self._slab.answer(slots_B, answers, now_s)
+        self._queues.remove(set(slots))
+        for slot in slots:
+            self._exit(owner, slot)
+        return True
+
+    def allowance_s(self) -> Float64Array:
+        """Give the seconds to allow for a stage of each member and the reply after it, float64 [M]."""
+        return self.statistics.expected_s_M + REPLY_MARGIN_S

@@ -1,0 +1,129 @@
+"""The slab: one slot a row, holding its image, its terms, what the members said, and its answer."""
+# Shapes: R slots, B rows of a batch or request, S stages of the longest policy, K classes, HWC image.
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from cascade_serve.core.arrays import BoolArray, CodeArray, Float64Array, FloatArray, ImageArray, IntArray
+from cascade_serve.core.plan import Plan
+from cascade_serve.core.request import OnDeadline, Request
+from cascade_serve.core.route import Route
+
+
+@dataclass(frozen=True, slots=True)
+class Answers:
+    """What rows leave with, as in :class:`~cascade_serve.core.request.Reply`."""
+
+    probabilities_BK: FloatArray
+    confidence_B: FloatArray
+    exit_stage_B: IntArray
+    exit_reason_B: CodeArray
+
+    def of(self, chosen_B: BoolArray) -> "Answers":
+        """Give the answers of the chosen rows."""
+        return Answers(
+            self.probabilities_BK[chosen_B],
+            self.confidence_B[chosen_B],
+            self.exit_stage_B[chosen_B],
+            self.exit_reason_B[chosen_B],
+        )
+
+
+class Slab:
+    """Arrays over slots. Stages refer to rows by slot, so an image is copied once, at admission.
+
+    A slot belongs to one request from :meth:`take` to :meth:`give_back`. Its image and terms are written once, by the
+    thread that admits it. The rest is written under the engine's lock, because a request may end, by its deadline or
+    its caller, while a member is still running over its rows.
+
+    Args:
+        plan: gives the image size, the classes and the longest policy.
+        num_slots: rows held at the same time.
+    """
+
+    def __init__(self, plan: Plan, num_slots: int) -> None:
+        stages = max(len(policy.stages) for policy in plan.policies.values())
+        classes = len(plan.task.classes)
+        # The row, and the terms it came with.
+        self.images_RHWC: ImageArray = np.zeros((num_slots, *plan.task.image_shape), dtype=np.uint8)
+        self.threshold_RS: FloatArray = np.zeros((num_slots, stages), dtype=np.float32)
+        self.flops_RS: IntArray = np.zeros((num_slots, stages), dtype=np.int64)
+        self.member_RS: IntArray = np.zeros((num_slots, stages), dtype=np.int64)
+        self.last_stage_R: IntArray = np.zeros(num_slots, dtype=np.int64)
+        self.last_reason_R: CodeArray = np.zeros(num_slots, dtype=np.uint8)
+        self.deadline_s_R: Float64Array = np.zeros(num_slots, dtype=np.float64)
+        self.answers_late_R: BoolArray = np.zeros(num_slots, dtype=np.bool_)
+        # What the members said so far.
+        self.score_RSK: FloatArray = np.zeros((num_slots, stages, classes), dtype=np.float32)
+        self.ran_RS: BoolArray = np.zeros((num_slots, stages), dtype=np.bool_)
+        self.usable_RS: BoolArray = np.zeros((num_slots, stages), dtype=np.bool_)
+        # The answer.
+        self.probabilities_RK: FloatArray = np.zeros((num_slots, classes), dtype=np.float32)
+        self.confidence_R: FloatArray = np.zeros(num_slots, dtype=np.float32)
+        self.exit_stage_R: IntArray = np.zeros(num_slots, dtype=np.int64)
+        self.exit_reason_R: CodeArray = np.zeros(num_slots, dtype=np.uint8)
+        self.exited_s_R: Float64Array = np.zeros(num_slots, dtype=np.float64)
+        self._free = list(range(num_slots - 1, -1, -1))
+
+    @property
+    def num_slots(self) -> int:
+        """Rows that fit."""
+        return len(self.last_stage_R)
+
+    @property
+    def num_free(self) -> int:
+        """Slots that no request holds."""
+        return len(self._free)
+
+    def take(self, count: int) -> list[int]:
+        """Take ``count`` free slots, at most :attr:`num_free`; call under the engine's lock."""
+        taken = self._free[-count:]
+        del self._free[-count:]
+        taken.reverse()
+        return taken
+
+    def give_back(self, slots: list[int]) -> None:
+        """Free slots; call under the engine's lock. A run given back whole is handed out as a run again."""
+        self._free.extend(reversed(slots))
+
+    def fill(self, slots: IntArray, request: Request, route: Route) -> None:
+        """Write a request's rows into its slots."""
+        stages = slice(0, len(route.members))
+        self.images_RHWC[slots] = request.images_BHWC
+        self.threshold_RS[slots, stages] = route.thresholds
+        self.flops_RS[slots, stages] = route.flops
+        self.member_RS[slots, stages] = route.members
+        self.last_stage_R[slots] = len(route.members) - 1
+        self.last_reason_R[slots] = route.last_reason
+        self.deadline_s_R[slots] = np.inf if request.deadline_s is None else request.deadline_s
+        self.answers_late_R[slots] = request.terms.on_deadline is OnDeadline.ANSWER
+        self.ran_RS[slots] = False
+        self.usable_RS[slots] = False
+
+    def note(self, slots: IntArray, stage_B: IntArray, score_BK: FloatArray, usable_B: BoolArray) -> None:
+        """Write down what a member said of rows, at the stage it is in each row's route."""
+        self.score_RSK[slots, stage_B] = score_BK
+        self.usable_RS[slots, stage_B] = usable_B
+        self.ran_RS[slots, stage_B] = True
+
+    def answer(self, slots: IntArray, answers: Answers, now_s: float) -> None:
+        """Write down what rows leave with."""
+        self.probabilities_RK[slots] = answers.probabilities_BK
+        self.confidence_R[slots] = answers.confidence_B
+        self.exit_stage_R[slots] = answers.exit_stage_B
+        self.exit_reason_R[slots] = answers.exit_reason_B
+        self.exited_s_R[slots] = now_s
+
+    def images(self, slots: IntArray) -> ImageArray:
+        """Give the images of some slots, uint8 [B, H, W, C]: a view of a run of slots, else a gathered copy."""
+        first = int(slots[0])
+        if int(slots[-1]) - first == len(slots) - 1 and bool((np.diff(slots) == 1).all()):
+            return self.images_RHWC[first : first + len(slots)]
+        gathered_BHWC: ImageArray = np.take(self.images_RHWC, slots, axis=0)
+        return gathered_BHWC
+
+    def spent_flops(self, slots: IntArray) -> IntArray:
+        """Sum the FLOPs of the stages that ran, int64 [B]."""
+        spent_B: IntArray = np.where(self.ran_RS[slots], self.flops_RS[slots], 0).sum(axis=1)
+        return spent_B

@@ -1,0 +1,64 @@
+"""Counts and times of each member's runs, and from them how long the next run should take."""
+
+import time
+
+import numpy as np
+
+from cascade_serve.core.arrays import Float64Array
+from cascade_serve.engine.protocol import MemberStatistics
+
+_WEIGHT_OF_NEWEST = 0.2
+
+
+class RunStatistics:
+    """What the members' runs took. Not thread-safe: the engine's lock guards it.
+
+    Args:
+        members: their names, by index.
+
+    Attributes:
+        expected_s_M: float64 [M], moving average of the seconds of a run, whatever its batch size; 0 before the first.
+    """
+
+    def __init__(self, members: list[str]) -> None:
+        self._members = members
+        self._rows = [0] * len(members)
+        self._failures = [0] * len(members)
+        self._queue_s = [0.0] * len(members)
+        self._last_run_s = [0.0] * len(members)
+        self._runs: list[dict[int, tuple[int, float]]] = [{} for _ in members]
+        self.expected_s_M: Float64Array = np.zeros(len(members))
+
+    def expect(self, member: int, compute_s: float) -> None:
+        """Let a run's seconds move the expectation of the next."""
+        expected_s = self.expected_s_M[member]
+        self.expected_s_M[member] = expected_s + (compute_s - expected_s) * (_WEIGHT_OF_NEWEST if expected_s else 1.0)
+
+    def ran(self, member: int, rows: int, queue_s: float, compute_s: float) -> None:
+        """Count a run that ended well; ``queue_s`` is summed over its rows."""
+        runs, seconds = self._runs[member].get(rows, (0, 0.0))
+        self._runs[member][rows] = (runs + 1, seconds + compute_s)
+        self._rows[member] += rows
+        self._queue_s[member] += queue_s
+        self._last_run_s[member] = time.time()
+        self.expect(member, compute_s)
+
+    def failed(self, member: int) -> None:
+        """Count a run that raised."""
+        self._failures[member] += 1
+
+    def by_member(self) -> dict[str, MemberStatistics]:
+        """Give all counts so far, by member name."""
+        return {name: self._of(index) for index, name in enumerate(self._members)}
+
+    def _of(self, member: int) -> MemberStatistics:
+        runs = self._runs[member]
+        return MemberStatistics(
+            rows=self._rows[member],
+            batches=sum(count for count, _ in runs.values()),
+            failures=self._failures[member],
+            queue_s=self._queue_s[member],
+            compute_s=sum(seconds for _, seconds in runs.values()),
+            batch_sizes=dict(runs),
+            last_run_s=self._last_run_s[member],
+        )

@@ -1,0 +1,477 @@
+"""The engine's promises, on a committee of lookup tables."""
+
+import itertools
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+from table_committee import FLOPS, POISON, Bench, MakeBench, make_plan, random_table
+
+from cascade_serve.core.arrays import ImageArray
+from cascade_serve.core.combine import Combine, include, is_usable, member_score, probabilities
+from cascade_serve.core.confidence import Confidence, confidence
+from cascade_serve.core.request import ExitReason, Mode, OnDeadline, Reply, Request, Terms
+from cascade_serve.core.route import make_route
+from cascade_serve.errors import (
+    AbandonedError,
+    CascadeError,
+    InvalidRequestError,
+    LateError,
+    MemberError,
+    NotFoundError,
+    OverloadedError,
+    UnavailableError,
+)
+
+Answer = tuple[int, int, str, int]
+
+
+def images(*values: int) -> ImageArray:
+    return np.array(values, dtype=np.uint8).reshape(-1, 1, 1, 1)
+
+
+def ask(bench: Bench, *values: int, deadline_s: float | None = None, **terms: object) -> Reply:
+    request = Request(images_BHWC=images(*values), terms=Terms(**terms), deadline_s=deadline_s)  # type: ignore[arg-type]
+    return bench.engine.admit(request).result()
+
+
+def answers(reply: Reply) -> list[Answer]:
+    reasons = [ExitReason(reason).name for reason in reply.exit_reason_B.tolist()]
+    return list(zip(reply.label_B.tolist(), reply.exit_stage_B.tolist(), reasons, reply.flops_B.tolist(), strict=True))
+
+
+def by_hand(bench: Bench, value: int, terms: Terms) -> Answer:
+    """One row, alone, by the core's rules, without any engine."""
+    route, plan = make_route(bench.plan, terms), bench.plan
+    sum_BK = np.zeros((1, 3), dtype=np.float32)
+    count_B = np.zeros(1, dtype=np.int64)
+    spent = 0
+    for stage, member in enumerate(route.members):
+        logits_BK = bench.logits_MVK[member, value][None]
+        usable_B = is_usable(logits_BK)
+        score_BK = member_score(plan.combine, np.nan_to_num(logits_BK), 1.0)
+        sum_BK, count_B = include(plan.combine, sum_BK, count_B, score_BK, usable_B)
+        spent += route.flops[stage]
+        mean_BK = probabilities(plan.combine, sum_BK, count_B)
+        sure = usable_B[0] and confidence(plan.confidence, mean_BK)[0] >= np.float32(route.thresholds[stage])
+        if sure or stage == len(route.members) - 1:
+            reason = ExitReason.CONFIDENT if sure else route.last_reason
+            return int(mean_BK.argmax()), stage, reason.name, spent
+    raise AssertionError
+
+
+TERMS = [
+    Terms(),
+    Terms(confidence_threshold=0.95),
+    Terms(confidence_threshold=(0.5, 0.99)),
+    Terms(max_flops=350),
+    Terms(max_flops=100),
+    Terms(policy="short"),
+    Terms(policy="back", confidence_threshold=0.8),
+    Terms(policy="alone"),
+    Terms(mode=Mode.ENSEMBLE),
+    Terms(mode=Mode.ENSEMBLE, max_flops=400, priority=3),
+]
+
+
+COMMITTEES = [
+    (combine, terms)
+    for combine in Combine
+    for terms in TERMS
+    if not (combine is Combine.LAST and terms.mode is Mode.ENSEMBLE)
+]
+
+
+@pytest.mark.parametrize(("combine", "terms"), COMMITTEES, ids=str)
+@pytest.mark.parametrize("confidence_function", list(Confidence))
+def test_every_row_is_answered_as_if_it_were_alone(
+    make_bench: MakeBench, combine: Combine, confidence_function: Confidence, terms: Terms
+) -> None:
+    bench = make_bench(make_plan(combine, confidence_function), max_batch_size=7)
+    values = list(range(60))
+    reply = bench.engine.admit(Request(images_BHWC=images(*values), terms=terms)).result()
+    assert answers(reply) == [by_hand(bench, value, terms) for value in values]
+    np.testing.assert_allclose(reply.probabilities_BK.sum(axis=1), 1, rtol=1e-5)
+
+
+@pytest.mark.parametrize("workers", [1, 3])
+def test_rows_of_many_requests_share_batches_and_keep_their_own_terms(make_bench: MakeBench, workers: int) -> None:
+    bench = make_bench(workers=workers, max_batch_size=8)
+    rng = np.random.default_rng(1)
+    jobs = [(TERMS[i % len(TERMS)], rng.integers(0, 200, size=1 + i % 5).tolist()) for i in range(300)]
+
+    def call(job: tuple[Terms, list[int]]) -> list[Answer]:
+        return answers(bench.engine.admit(Request(images_BHWC=images(*job[1]), terms=job[0])).result())
+
+    with ThreadPoolExecutor(16) as threads:
+        got = list(threads.map(call, jobs))
+    assert got == [[by_hand(bench, value, terms) for value in values] for terms, values in jobs]
+    assert bench.engine.rows_in_flight == 0
+    assert sum(len(reply.label_B) for reply in bench.watcher.replies) == sum(len(values) for _, values in jobs)
+    ran = sum(statistics.rows for statistics in bench.engine.statistics().values())
+    assert ran == len(bench.watcher.queue_s) == sum(rows for runner in bench.runners for _, rows in runner.batches)
+
+
+def test_a_batch_holds_rows_of_different_requests(make_bench: MakeBench) -> None:
+    bench = make_bench(max_batch_size=8)
+    first = bench.engine.admit(Request(images_BHWC=images(1, 2)))
+    second = bench.engine.admit(Request(images_BHWC=images(3), terms=Terms(confidence_threshold=0.0)))
+    assert len(first.result().label_B) == 2
+    assert second.result().exit_stage_B.tolist() == [0]
+    assert bench.runners[0].batches[0] == (0, 3)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_raising_the_threshold_never_lowers_the_exit_stage(make_bench: MakeBench, seed: int) -> None:
+    bench = make_bench(table=random_table(seed))
+    stages = [
+        ask(bench, *range(200), confidence_threshold=threshold).exit_stage_B
+        for threshold in np.linspace(0, 1, 9).tolist()
+    ]
+    assert all((high >= low).all() for low, high in itertools.pairwise(stages))
+    assert stages[0].max() == 0
+    assert stages[-1].max() == 2
+
+
+@pytest.mark.parametrize("cap", [100, 101, 349, 350, 351, 1049, 1050, 10**9])
+@pytest.mark.parametrize("mode", list(Mode))
+def test_the_cap_is_never_exceeded_on_any_row(make_bench: MakeBench, cap: int, mode: Mode) -> None:
+    reply = ask(make_bench(), *range(200), max_flops=cap, mode=mode)
+    assert reply.flops_B.max() <= cap
+    assert reply.certified == (cap >= sum(FLOPS) and mode is Mode.CASCADE)
+
+
+def test_a_nan_member_is_left_out_of_the_mean_and_defers(make_bench: MakeBench) -> None:
+    table = random_table()
+    table[0, 5] = np.nan
+    table[0, 6, 1] = np.inf
+    bench = make_bench(table=table)
+    reply = ask(bench, 5, 6, 7, confidence_threshold=0.0)
+    assert reply.exit_stage_B.tolist() == [1, 1, 0]
+    expected = member_score(Combine.MEAN_PROBS, table[1, [5, 6]], 1.0)
+    np.testing.assert_array_equal(reply.probabilities_BK[:2], expected)
+    assert reply.flops_B.tolist() == [350, 350, 100]
+    gated = dict.fromkeys(stage for stage, rated in bench.watcher.gated if np.isnan(rated))
+    assert list(gated) == [0]
+
+
+def test_a_nan_at_the_last_stage_leaves_the_answer_of_the_others(make_bench: MakeBench) -> None:
+    table = random_table()
+    table[2, 5] = np.nan
+    reply = ask(make_bench(table=table), 5, confidence_threshold=1.0)
+    assert answers(reply)[0][1:] == (2, "LAST_STAGE", 1050)
+    assert np.isfinite(reply.confidence_B).all()
+
+
+@pytest.mark.parametrize("mode", list(Mode))
+def test_nan_throughout_fails_and_never_becomes_a_label(make_bench: MakeBench, mode: Mode) -> None:
+    table = random_table()
+    table[:, 5] = np.nan
+    bench = make_bench(table=table)
+    with pytest.raises(MemberError, match="row 1: no member gave a finite prediction"):
+        ask(bench, 4, 5, 6, mode=mode)
+    assert len(ask(bench, 4, 6).label_B) == 2
+    assert bench.engine.rows_in_flight == 0
+
+
+@pytest.mark.parametrize("mode", list(Mode))
+def test_a_poisoned_row_fails_alone(make_bench: MakeBench, mode: Mode) -> None:
+    bench = make_bench(max_batch_size=16)
+    requests = [Request(images_BHWC=images(value, value + 1), terms=Terms(mode=mode)) for value in (10, 20, 30)]
+    bad = Request(images_BHWC=images(40, POISON), terms=Terms(mode=mode))
+    tickets = [bench.engine.admit(request) for request in [*requests, bad]]
+    for ticket, value in zip(tickets[:-1], (10, 20, 30), strict=True):
+        terms = Terms(mode=mode)
+        assert answers(ticket.result()) == [by_hand(bench, value, terms), by_hand(bench, value + 1, terms)]
+    with pytest.raises(MemberError, match="row 1: member 'small' failed"):
+        tickets[-1].result()
+    assert bench.engine.statistics()["small"].failures == 1
+    assert bench.engine.rows_in_flight == 0
+
+
+def test_an_unforeseen_error_fails_the_rows_it_held_and_nothing_else(make_bench: MakeBench) -> None:
+    armed = [True]
+
+    def explode(member: int, _rows: int) -> None:
+        if member == 1 and armed.pop():
+            raise ZeroDivisionError
+
+    bench = make_bench(before_run=explode)
+    with pytest.raises(MemberError, match="member 'middle' failed"):
+        ask(bench, 1, 2, confidence_threshold=1.0)
+    armed.append(False)
+    assert len(ask(bench, 1, 2, confidence_threshold=0.0).label_B) == 2
+    assert bench.engine.rows_in_flight == 0
+
+
+BAD = [
+    (np.zeros((1, 1, 1, 1), np.float32), "images: got datatype float32; must be UINT8"),
+    (np.zeros((1, 2, 1, 1), np.uint8), r"images: got shape \[1, 2, 1, 1\]; must be \[n, 1, 1, 1\] with n at least 1"),
+    (np.zeros((0, 1, 1, 1), np.uint8), r"images: got shape \[0, 1, 1, 1\]"),
+    (np.zeros((1, 1, 1), np.uint8), r"images: got shape \[1, 1, 1\]"),
+    (np.zeros((33, 1, 1, 1), np.uint8), "images: got 33 rows; must be at most 32 rows"),
+]
+
+
+@pytest.mark.parametrize(("bad_BHWC", "message"), BAD, ids=[message for _, message in BAD])
+def test_bad_images_are_refused(make_bench: MakeBench, bad_BHWC: ImageArray, message: str) -> None:
+    bench = make_bench(max_queue_rows=32)
+    with pytest.raises(InvalidRequestError, match=message):
+        bench.engine.admit(Request(images_BHWC=bad_BHWC))
+    assert bench.engine.rows_in_flight == 0
+
+
+def test_an_unknown_policy_is_refused(make_bench: MakeBench) -> None:
+    with pytest.raises(NotFoundError, match="policy 'best' not found; known: alone, back, default, short"):
+        ask(make_bench(), 1, policy="best")
+
+
+def test_a_full_engine_refuses_and_recovers(make_bench: MakeBench) -> None:
+    bench = make_bench(max_queue_rows=32)
+    held = bench.engine.admit(Request(images_BHWC=images(*range(30))))
+    with pytest.raises(OverloadedError, match="3 rows: only 2 of 32 slots"):
+        ask(bench, 1, 2, 3)
+    assert len(ask(bench, 1, 2).label_B) == 2
+    assert len(held.result().label_B) == 30
+    assert len(ask(bench, 1, 2, 3).label_B) == 3
+
+
+def test_a_cancelled_request_leaves_the_queue(make_bench: MakeBench) -> None:
+    bench = make_bench()
+    ticket = bench.engine.admit(Request(images_BHWC=images(1, 2)))
+    other = bench.engine.admit(Request(images_BHWC=images(3), terms=Terms(confidence_threshold=0.0)))
+    ticket.cancel()
+    with pytest.raises(AbandonedError):
+        ticket.result()
+    assert len(other.result().label_B) == 1
+    assert bench.runners[0].batches == [(0, 1)]
+    assert bench.engine.rows_in_flight == 0
+    ticket.cancel()
+
+
+class Gate:
+    """Holds a member's runs until opened."""
+
+    def __init__(self, member: int) -> None:
+        self.member = member
+        self.entered = threading.Event()
+        self.opened = threading.Event()
+
+    def __call__(self, member: int, _rows: int) -> None:
+        if member == self.member and not self.opened.is_set():
+            self.entered.set()
+            assert self.opened.wait(30)
+
+
+def in_thread(call: Callable[[], object]) -> "tuple[threading.Thread, list[object]]":
+    ends: list[object] = []
+
+    def run() -> None:
+        try:
+            ends.append(call())
+        except CascadeError as error:
+            ends.append(error)
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    return thread, ends
+
+
+def test_a_request_cancelled_while_it_runs_keeps_its_slot_until_the_batch_ends(make_bench: MakeBench) -> None:
+    gate = Gate(member=0)
+    bench = make_bench(before_run=gate)
+    ticket = bench.engine.admit(Request(images_BHWC=images(1, 2)))
+    worker, ends = in_thread(ticket.result)
+    assert gate.entered.wait(30)
+    ticket.cancel()
+    assert bench.engine.rows_in_flight == 2
+    gate.opened.set()
+    worker.join(30)
+    assert isinstance(ends[0], AbandonedError)
+    assert bench.engine.rows_in_flight == 0
+
+
+def test_a_waiting_request_leaves_at_its_deadline_though_the_worker_is_busy(make_bench: MakeBench) -> None:
+    gate = Gate(member=0)
+    bench = make_bench(before_run=gate)
+    busy, ends = in_thread(lambda: ask(bench, 1))
+    assert gate.entered.wait(30)
+    with pytest.raises(LateError, match="the deadline passed with 2 of 2 rows unanswered"):
+        ask(bench, 2, 3, deadline_s=bench.engine._clock() + 0.05)
+    assert bench.engine.rows_in_flight == 1
+    gate.opened.set()
+    busy.join(30)
+    assert isinstance(ends[0], Reply)
+
+
+def test_a_deadline_in_the_past_is_refused_at_admission(make_bench: MakeBench) -> None:
+    bench = make_bench(clock=lambda: 100.0)
+    with pytest.raises(LateError, match=r"the deadline passed 0\.500 s before admission"):
+        ask(bench, 1, deadline_s=99.5)
+
+
+class Clock:
+    """A clock that a test moves."""
+
+    def __init__(self) -> None:
+        self.now_s = 100.0
+
+    def __call__(self) -> float:
+        return self.now_s
+
+
+@pytest.mark.parametrize("on_deadline", list(OnDeadline))
+def test_a_deadline_that_passes_between_stages(make_bench: MakeBench, on_deadline: OnDeadline) -> None:
+    clock = Clock()
+
+    def pass_time(_member: int, _rows: int) -> None:
+        clock.now_s += 1.0
+
+    bench = make_bench(before_run=pass_time, clock=clock)
+    terms = {"confidence_threshold": 1.0, "on_deadline": on_deadline}
+    if on_deadline is OnDeadline.FAIL:
+        with pytest.raises(LateError, match="1 of 1 rows unanswered"):
+            ask(bench, 1, deadline_s=101.5, **terms)
+    else:
+        bench.engine.warm_up()
+        late = ask(bench, 1, deadline_s=clock.now_s + 1.5, **terms)
+        assert answers(late)[0][1:] == (0, "DEADLINE", 100)
+        assert not late.certified
+        in_time = ask(bench, 1, deadline_s=clock.now_s + 3.5, **terms)
+        assert answers(in_time)[0][1:] == (2, "LAST_STAGE", 1050)
+    assert bench.engine.rows_in_flight == 0
+
+
+def test_an_early_answer_while_the_next_stage_is_stuck(make_bench: MakeBench) -> None:
+    gate = Gate(member=1)
+    bench = make_bench(before_run=gate)
+    ticket = bench.engine.admit(
+        Request(
+            images_BHWC=images(9),
+            terms=Terms(confidence_threshold=1.0, on_deadline=OnDeadline.ANSWER),
+            deadline_s=bench.engine._clock() + 0.5,
+        )
+    )
+    stuck, ends = in_thread(lambda: ask(bench, 1, confidence_threshold=1.0))
+    assert gate.entered.wait(30)
+    early = ticket.result()
+    assert answers(early) == [(by_hand(bench, 9, Terms(max_flops=100))[0], 0, "DEADLINE", 100)]
+    gate.opened.set()
+    stuck.join(30)
+    assert answers(ends[0]) == [by_hand(bench, 1, Terms(confidence_threshold=1.0))]  # type: ignore[arg-type]
+    assert bench.engine.drain(30)
+    assert bench.engine.rows_in_flight == 0
+
+
+def test_without_any_stage_done_there_is_no_early_answer(make_bench: MakeBench) -> None:
+    gate = Gate(member=1)
+    bench = make_bench(before_run=gate)
+    stuck, _ends = in_thread(lambda: ask(bench, 1, policy="alone"))
+    assert gate.entered.wait(30)
+    with pytest.raises(LateError, match="1 of 1 rows unanswered"):
+        ask(bench, 9, on_deadline=OnDeadline.ANSWER, deadline_s=bench.engine._clock() + 0.05)
+    gate.opened.set()
+    stuck.join(30)
+
+
+def test_an_ensemble_answers_early_with_the_members_that_have_spoken(make_bench: MakeBench) -> None:
+    gate = Gate(member=2)
+
+    def others_wait_for_the_stuck_one(member: int, rows: int) -> None:
+        gate(member, rows)
+        assert gate.entered.wait(30)
+
+    bench = make_bench(before_run=others_wait_for_the_stuck_one, workers=3)
+    late = ask(bench, 9, mode=Mode.ENSEMBLE, on_deadline=OnDeadline.ANSWER, deadline_s=bench.engine._clock() + 0.5)
+    assert answers(late)[0][1:] == (1, "DEADLINE", 350)
+    assert bench.engine.rows_in_flight == 1
+    gate.opened.set()
+    bench.engine.close()
+    assert bench.engine.rows_in_flight == 0
+
+
+def test_members_of_an_ensemble_run_side_by_side_where_workers_are_free(make_bench: MakeBench) -> None:
+    meeting = threading.Barrier(3, timeout=30)
+
+    def meet(_member: int, _rows: int) -> None:
+        meeting.wait()
+
+    bench = make_bench(before_run=meet, workers=3)
+    assert ask(bench, 1, mode=Mode.ENSEMBLE).flops_B.tolist() == [1050]
+
+
+def test_draining_finishes_what_was_admitted_and_refuses_the_rest(make_bench: MakeBench) -> None:
+    gate = Gate(member=0)
+    bench = make_bench(before_run=gate)
+    busy, ends = in_thread(lambda: ask(bench, 1))
+    assert gate.entered.wait(30)
+    assert not bench.engine.drain(0.01)
+    with pytest.raises(UnavailableError, match="stopping"):
+        ask(bench, 2)
+    gate.opened.set()
+    assert bench.engine.drain(30)
+    busy.join(30)
+    assert isinstance(ends[0], Reply)
+
+
+def test_closing_fails_what_waits(make_bench: MakeBench) -> None:
+    gate = Gate(member=0)
+    bench = make_bench(before_run=gate)
+    busy, busy_ends = in_thread(lambda: ask(bench, 1))
+    assert gate.entered.wait(30)
+    waiting, waiting_ends = in_thread(bench.engine.admit(Request(images_BHWC=images(2))).result)
+    bench.engine.close()
+    waiting.join(30)
+    gate.opened.set()
+    busy.join(30)
+    assert [type(ends[0]) for ends in (busy_ends, waiting_ends)] == [UnavailableError, UnavailableError]
+    bench.engine.close()
+
+
+def test_rows_wait_for_company_up_to_the_delay(make_bench: MakeBench) -> None:
+    bench = make_bench(max_queue_delay_s=0.02, max_batch_size=4)
+    with ThreadPoolExecutor(4) as threads:
+        replies = list(threads.map(lambda value: ask(bench, value, confidence_threshold=0.0), range(4)))
+    assert len(replies) == 4
+    assert sum(rows for _, rows in bench.runners[0].batches) == 4
+    alone = ask(bench, 9, confidence_threshold=0.0)
+    assert alone.exit_stage_B.tolist() == [0]
+    assert bench.watcher.queue_s[-1] >= 0.02
+
+
+def test_warm_up_runs_every_bucket_of_every_member_on_every_worker(make_bench: MakeBench) -> None:
+    bench = make_bench(workers=2, max_batch_size=6, max_queue_rows=6)
+    bench.engine.warm_up()
+    for runner in bench.runners:
+        assert {(member, rows) for member, rows in runner.batches} == {
+            (member, rows) for member in range(3) for rows in (1, 2, 4, 6)
+        }
+
+
+def test_a_storm_of_cancellations_and_deadlines_loses_no_row(make_bench: MakeBench) -> None:
+    bench = make_bench(workers=2, max_batch_size=4, max_queue_rows=64)
+    outcomes: list[str] = []
+
+    def call(index: int) -> None:
+        terms = TERMS[index % len(TERMS)]
+        deadline_s = bench.engine._clock() + 0.0005 * (index % 7) if index % 3 == 0 else None
+        try:
+            ticket = bench.engine.admit(
+                Request(images_BHWC=images(*range(1 + index % 4)), terms=terms, deadline_s=deadline_s)
+            )
+            if index % 5 == 0:
+                threading.Thread(target=ticket.cancel).start()
+            ticket.result()
+            outcomes.append("answered")
+        except (AbandonedError, LateError, OverloadedError) as error:
+            outcomes.append(type(error).__name__)
+
+    with ThreadPoolExecutor(24) as threads:
+        list(threads.map(call, range(1500)))
+    assert len(outcomes) == 1500
+    assert outcomes.count("answered") >= 500
+    assert bench.engine.drain(30)
+    assert bench.engine.rows_in_flight == 0
+    assert not bench.engine._scheduler.has_waiting
