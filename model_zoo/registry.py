@@ -1,0 +1,259 @@
+"""Architectures by name: the zoo's own, and any ``timm/NAME`` or ``torchvision/NAME``."""
+
+import difflib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+
+import torch
+from pydantic import JsonValue
+from torch import nn
+
+from model_zoo.architectures.cifar_resnet import CifarResNet
+from model_zoo.architectures.digits_cnn import SIZES, DigitsCnn
+from model_zoo.architectures.resnet9 import ResNet9
+from model_zoo.architectures.wide_resnet import WideResNet
+from model_zoo.errors import ExportError, UnknownArchitectureError
+
+TIMM = "timm/"
+TORCHVISION = "torchvision/"
+_TIMM_SOURCES = ("hf-hub:", "local-dir:")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class InputPreset:
+    """What a network wants to see.
+
+    Attributes:
+        height, width: pixels.
+        channels: 1 (grey) or 3 (RGB).
+        mean, std: per channel, on the scale where white is 1.
+    """
+
+    height: int
+    width: int
+    channels: int
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+    def with_channels(self, channels: int) -> "InputPreset":
+        """Give the preset for another number of channels: their average, repeated."""
+        if channels == self.channels:
+            return self
+        mean, std = (sum(values) / len(values) for values in (self.mean, self.std))
+        return replace(self, channels=channels, mean=(mean,) * channels, std=(std,) * channels)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class BuiltModel:
+    """A network, ready to be trained or exported.
+
+    Attributes:
+        module: takes float32 [B, channels, height, width], normalised, and gives logits float32 [B, K].
+        architecture: the name it was built by.
+        arguments: those that build it again.
+        preset: its input, at the size it was built for.
+    """
+
+    module: nn.Module
+    architecture: str
+    arguments: dict[str, JsonValue]
+    preset: InputPreset
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Entry:
+    build: Callable[..., nn.Module]
+    arguments: Mapping[str, JsonValue]
+    preset: InputPreset
+    has_fixed_size: bool = False
+
+
+_IMAGENET = InputPreset(height=32, width=32, channels=3, mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
+_CIFAR = InputPreset(height=32, width=32, channels=3, mean=(0.4914, 0.4822, 0.4465), std=(0.2471, 0.2435, 0.2616))
+# Mean and standard deviation of scikit-learn's handwritten digits, all 1,797.
+_DIGITS = InputPreset(height=8, width=8, channels=1, mean=(0.3053,), std=(0.3760,))
+_WIDE_RESNETS = {"wrn16_4": (16, 4), "wrn28_2": (28, 2), "wrn28_10": (28, 10), "wrn40_2": (40, 2)}
+
+_OWN: dict[str, _Entry] = {
+    **{
+        f"resnet{depth}": _Entry(build=CifarResNet, arguments={"depth": depth}, preset=_IMAGENET)
+        for depth in (20, 32, 44, 56, 110)
+    },
+    "resnet9": _Entry(build=ResNet9, arguments={}, preset=_CIFAR),
+    **{
+        name: _Entry(build=WideResNet, arguments={"depth": depth, "width": width}, preset=_CIFAR)
+        for name, (depth, width) in _WIDE_RESNETS.items()
+    },
+    **{
+        f"digits_cnn_{size}": _Entry(
+            build=DigitsCnn,
+            arguments={"layers": [list(layer) for layer in layers]},
+            preset=_DIGITS,
+            has_fixed_size=True,
+        )
+        for size, layers in SIZES.items()
+    },
+}
+
+
+def architecture_names() -> tuple[str, ...]:
+    """Name the zoo's own architectures."""
+    return tuple(_OWN)
+
+
+def build_model(
+    name: str,
+    *,
+    classes: int,
+    channels: int = 3,
+    image_size: int | None = None,
+    pretrained: bool = False,
+    arguments: Mapping[str, JsonValue] | None = None,
+    seed: int = 0,
+) -> BuiltModel:
+    """Build a network.
+
+    Args:
+        name: one of :func:`architecture_names`, ``timm/NAME`` or ``torchvision/NAME``.
+        classes: K, at least 1.
+        channels: wanted of the input; networks of timm and torchvision keep their own (see the result's preset).
+        image_size: height and width of the input in pixels; None takes the architecture's own.
+        pretrained: load weights by timm's or torchvision's own loader.
+        arguments: of the builder, over the entry's.
+        seed: of random weights; the global generator is left as it was.
+
+    Raises:
+        UnknownArchitectureError: no such name; the message gives close matches.
+        ExportError: the builder refuses its arguments, or pretrained weights are absent, unreachable or of another
+            number of classes.
+    """
+    if image_size is not None and image_size < 1:
+        raise ExportError(f"image size: got {image_size}; must be at least 1 pixel")
+    builder = _builder(name)
+    chosen = dict(arguments or {})
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        try:
+            return builder(name, classes, channels, image_size, pretrained, chosen)
+        except (TypeError, ValueError, RuntimeError, OSError) as error:
+            raise ExportError(f"architecture {name!r} with arguments {chosen}: {error}") from error
+
+
+_Builder = Callable[[str, int, int, int | None, bool, dict[str, JsonValue]], BuiltModel]
+
+
+def _builder(name: str) -> _Builder:
+    if name in _OWN:
+        return _build_own
+    if name.startswith(TIMM) and _is_timm(name.removeprefix(TIMM)):
+        return _build_timm
+    if name.startswith(TORCHVISION) and name.removeprefix(TORCHVISION) in _torchvision_names():
+        return _build_torchvision
+    close = difflib.get_close_matches(name, _candidates(name), n=5)
+    hint = f"close: {', '.join(close)}" if close else f"known: {', '.join(_OWN)}, timm/NAME, torchvision/NAME"
+    raise UnknownArchitectureError(f"architecture: got {name!r}, which is unknown; {hint}")
+
+
+def _candidates(name: str) -> list[str]:
+    import timm
+
+    timm_names = [TIMM + known for known in timm.list_models()]
+    torchvision_names = [TORCHVISION + known for known in _torchvision_names()]
+    bare = [prefix + name for prefix in (TIMM, TORCHVISION) if prefix + name in (*timm_names, *torchvision_names)]
+    return bare or [*_OWN, *timm_names, *torchvision_names]
+
+
+def _build_own(
+    name: str,
+    classes: int,
+    channels: int,
+    image_size: int | None,
+    pretrained: bool,
+    arguments: dict[str, JsonValue],
+) -> BuiltModel:
+    entry = _OWN[name]
+    if pretrained:
+        raise ValueError("no pretrained weights are published for it; give a file with --weights")
+    preset = entry.preset.with_channels(channels)
+    if image_size is not None:
+        preset = replace(preset, height=image_size, width=image_size)
+    merged = {**entry.arguments, **({"image_size": preset.height} if entry.has_fixed_size else {}), **arguments}
+    module = entry.build(classes=classes, channels=channels, **merged)
+    return BuiltModel(module=module.eval(), architecture=name, arguments=merged, preset=preset)
+
+
+def _is_timm(name: str) -> bool:
+    import timm
+
+    return name.startswith(_TIMM_SOURCES) or timm.is_model(name.partition(".")[0])
+
+
+def _build_timm(
+    name: str,
+    classes: int,
+    _channels: int,
+    image_size: int | None,
+    pretrained: bool,
+    arguments: dict[str, JsonValue],
+) -> BuiltModel:
+    import timm
+
+    model = name.removeprefix(TIMM)
+    config = None if model.startswith(_TIMM_SOURCES) else timm.get_pretrained_cfg(model)
+    if pretrained and config is not None:
+        _check_classes(config.num_classes, classes)
+    if image_size is not None and config is not None and config.fixed_input_size:
+        arguments = {"img_size": image_size, **arguments}
+    # A pretrained head is kept as it is, so that its classes can be checked: timm would silently draw a new one.
+    head = {} if pretrained else {"num_classes": classes}
+    module = timm.create_model(model, pretrained=pretrained, **head, **arguments)
+    _check_classes(module.num_classes, classes)
+    channels, height, width = module.pretrained_cfg["input_size"]
+    if image_size is not None:
+        height = width = image_size
+    preset = InputPreset(
+        height=height,
+        width=width,
+        channels=channels,
+        mean=tuple(module.pretrained_cfg["mean"]),
+        std=tuple(module.pretrained_cfg["std"]),
+    )
+    return BuiltModel(module=module.eval(), architecture=name, arguments=arguments, preset=preset)
+
+
+def _torchvision_names() -> list[str]:
+    from torchvision import models
+
+    names: list[str] = models.list_models(module=models)
+    return names
+
+
+def _build_torchvision(
+    name: str,
+    classes: int,
+    _channels: int,
+    image_size: int | None,
+    pretrained: bool,
+    arguments: dict[str, JsonValue],
+) -> BuiltModel:
+    from torchvision import models
+
+    model = name.removeprefix(TORCHVISION)
+    weights = models.get_model_weights(model).DEFAULT
+    transforms = weights.transforms()
+    size = image_size or transforms.crop_size[0]
+    if pretrained:
+        _check_classes(len(weights.meta["categories"]), classes)
+    if model.startswith("vit_") and size != transforms.crop_size[0]:
+        arguments = {"image_size": size, **arguments}
+    # These two warn unless they are told how to draw weights.
+    extra = {"init_weights": True} if model in ("googlenet", "inception_v3") and not pretrained else {}
+    extra |= {} if pretrained else {"num_classes": classes}
+    module = models.get_model(model, weights=weights if pretrained else None, **extra, **arguments)
+    preset = InputPreset(height=size, width=size, channels=3, mean=tuple(transforms.mean), std=tuple(transforms.std))
+    return BuiltModel(module=module.eval(), architecture=name, arguments=arguments, preset=preset)
+
+
+def _check_classes(found: int, classes: int) -> None:
+    if found != classes:
+        raise ValueError(f"the model has {found} classes; the data have {classes}")
