@@ -86,6 +86,12 @@ class CommitteeEngine:
         """Rows that hold a slot."""
         return self._slab.num_slots - self._slab.num_free
 
+    @property
+    def rows_running(self) -> int:
+        """Rows in a running batch."""
+        with self._lock:
+            return self._scheduler.num_running
+
     def statistics(self) -> dict[str, MemberStatistics]:
         """Member name → its statistics."""
         with self._lock:

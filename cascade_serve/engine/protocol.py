@@ -107,7 +107,12 @@ class Engine(Protocol):
 
     @property
     def rows_in_flight(self) -> int:
-        """Rows admitted and not yet answered."""
+        """Rows that hold a slot: admitted, and not yet answered and given back."""
+        ...
+
+    @property
+    def rows_running(self) -> int:
+        """Rows of these that are in a running batch; the others wait."""
         ...
 
     def admit(self, request: Request) -> Ticket:

@@ -21,6 +21,11 @@ class RowLedger:
         self._num_to_come = [0] * num_slots
         self._released: set[int] = set()
 
+    @property
+    def num_running(self) -> int:
+        """Count the rows that are in a running batch."""
+        return sum(running > 0 for running in self._num_running)
+
     def open(self, ticket: RowTicket, num_queues: int) -> None:
         """Open a request's rows; each waits in ``num_queues`` queues at once."""
         for slot in ticket.slots:

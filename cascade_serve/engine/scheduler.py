@@ -69,6 +69,11 @@ class Scheduler:
         """Rows wait in some queue."""
         return len(self._queues) > 0
 
+    @property
+    def num_running(self) -> int:
+        """Count the rows that are in a running batch."""
+        return self._rows.num_running
+
     def has_ready(self, now_s: float) -> bool:
         """Tell whether a batch may run now."""
         return self._queues.has_ready(now_s)

@@ -1,0 +1,310 @@
+"""The cascades of one server: loads and warms bundles aside, swaps them in, drains the old, and watches the folder."""
+
+import logging
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Literal, Protocol, Self
+
+from cascade_serve.bundle import PLAN_FILE, Bundle, load_bundle
+from cascade_serve.engine.protocol import Engine
+from cascade_serve.errors import BundleError, CascadeError, NotFoundError, UnavailableError
+
+_log = logging.getLogger(__name__)
+
+State = Literal["READY", "UNAVAILABLE", "LOADING", "UNLOADING"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class IndexEntry:
+    """One version of one cascade in the repository.
+
+    Attributes:
+        name: the cascade's.
+        version: as a text, such as ``1``.
+        state: whether it answers.
+        reason: why it does not; empty when it does.
+    """
+
+    name: str
+    version: str
+    state: State
+    reason: str = ""
+
+
+class Listener(Protocol):
+    """Who is told of changes, after they took effect. Called on the thread that made the change."""
+
+    def swapped_in(self, served: "ServedBundle") -> None:
+        """A version answers from now on."""
+        ...
+
+    def removed(self, cascade: str) -> None:
+        """A cascade does not answer any more."""
+        ...
+
+
+class ServedBundle:
+    """One version of one cascade, warm; knows how many requests hold it.
+
+    Attributes:
+        bundle: what is served.
+        engine: what answers.
+    """
+
+    def __init__(self, bundle: Bundle, engine: Engine) -> None:
+        self.bundle = bundle
+        self.engine = engine
+        self._changed = threading.Condition()
+        self._num_holds = 0
+
+    @property
+    def name(self) -> str:
+        """The cascade's name."""
+        return self.bundle.name
+
+    @property
+    def version(self) -> int:
+        """The version's number."""
+        return self.bundle.version
+
+    def __enter__(self) -> Self:
+        # The repository has counted the hold already, under its own lock.
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        with self._changed:
+            self._num_holds -= 1
+            self._changed.notify_all()
+
+    def hold(self) -> Self:
+        """Count one more request; the ``with`` statement's end counts it off."""
+        with self._changed:
+            self._num_holds += 1
+        return self
+
+    def retire(self, timeout_s: float) -> None:
+        """Wait for the requests that hold it, then close its engine; what is late is failed."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._num_holds == 0, timeout_s)
+        if not self.engine.drain(0.0):
+            _log.warning(
+                "cascade %r version %d: requests were cut off after %.0f s", self.name, self.version, timeout_s
+            )
+        self.engine.close()
+
+
+class BundleRepository:
+    """Serves the newest version of each cascade under a folder ``<root>/<cascade>/<version>/``.
+
+    Args:
+        root: the folder.
+        open_engine: makes an engine for a verified bundle; it is warmed up here.
+        listener: is told of changes.
+        drain_timeout_s: seconds that requests of a version get to end after another took its place.
+    """
+
+    def __init__(
+        self,
+        root: Path,
+        open_engine: Callable[[Bundle], Engine],
+        *,
+        listener: Listener,
+        drain_timeout_s: float = 30.0,
+    ) -> None:
+        self._root = root
+        self._open_engine = open_engine
+        self._listener = listener
+        self._drain_timeout_s = drain_timeout_s
+        self._lock = threading.Lock()
+        self._change_lock = threading.Lock()
+        """One change at a time; the lock above is only held for look-ups and swaps."""
+        self._served: dict[str, ServedBundle] = {}
+        self._states: dict[tuple[str, int], IndexEntry] = {}
+        self._refused: dict[Path, int] = {}
+        self._unloaded: set[str] = set()
+        self._stopped = threading.Event()
+        self._watcher: threading.Thread | None = None
+
+    @property
+    def is_ready(self) -> bool:
+        """Every cascade in the folder answers, and there is at least one."""
+        with self._lock:
+            absent = {entry.name for entry in self._states.values()} - set(self._served) - self._unloaded
+            return bool(self._served) and not absent and not self._stopped.is_set()
+
+    def acquire(self, cascade: str, version: str = "") -> ServedBundle:
+        """Hold a cascade while a request runs, so that a swap waits for it; the ``with`` statement's end lets it go.
+
+        Args:
+            cascade: its name.
+            version: as a text; empty is the one being served.
+
+        Raises:
+            NotFoundError: there is no such cascade, or not in that version.
+            UnavailableError: it is loading, or could not be loaded.
+        """
+        with self._lock:
+            served = self._served.get(cascade)
+            if served is None:
+                raise self._absence(cascade)
+            if version and version != str(served.version):
+                raise NotFoundError(f"version of cascade {cascade!r}", version, [str(served.version)])
+            return served.hold()
+
+    def _absence(self, cascade: str) -> CascadeError:
+        known = [entry for entry in self._states.values() if entry.name == cascade]
+        if not known or cascade in self._unloaded:
+            return NotFoundError("cascade", cascade, sorted(self._served))
+        return UnavailableError(f"cascade {cascade!r} does not answer: {known[-1].reason or 'it is loading'}")
+
+    def index(self) -> list[IndexEntry]:
+        """List every version that was met, by name and version."""
+        with self._lock:
+            return [self._states[key] for key in sorted(self._states)]
+
+    def load_all(self) -> None:
+        """Load the newest version of every cascade in the folder.
+
+        Raises:
+            BundleError: the folder holds no cascade, or one that can't be loaded.
+        """
+        newest = self._newest_versions()
+        if not newest:
+            raise BundleError(f"{self._root}: holds no cascade, that is no <cascade>/<version>/{PLAN_FILE}")
+        for cascade in newest:
+            self.load(cascade)
+
+    def load(self, cascade: str) -> None:
+        """Load a cascade's newest version and swap it in; nothing happens if it is being served already.
+
+        Raises:
+            NotFoundError: there is no such folder.
+            BundleError: its newest version can't be loaded; the version being served stays.
+        """
+        with self._change_lock:
+            newest = self._newest_versions()
+            if cascade not in newest:
+                raise NotFoundError("cascade", cascade, sorted(newest))
+            self._unloaded.discard(cascade)
+            self._swap_in(newest[cascade])
+
+    def unload(self, cascade: str) -> None:
+        """Drain a cascade and let it go; only :meth:`load` brings it back.
+
+        Raises:
+            NotFoundError: it is not loaded.
+        """
+        with self._change_lock:
+            if cascade not in self._served:
+                raise NotFoundError("cascade", cascade, sorted(self._served))
+            self._unloaded.add(cascade)
+            self._remove(cascade, "it was unloaded")
+
+    def refresh(self) -> None:
+        """Follow the folder: newer versions are swapped in, vanished cascades let go; what can't be loaded is logged.
+
+        A version that could not be loaded is tried again once its plan file changes.
+        """
+        with self._change_lock:
+            newest = self._newest_versions()
+            for cascade, path in newest.items():
+                if cascade not in self._unloaded and self._refused.get(path) != _modified_ns(path):
+                    try:
+                        self._swap_in(path)
+                    except CascadeError as error:
+                        _log.error("%s: %s", path, error)
+            for cascade in {entry.name for entry in self.index()} - set(newest):
+                self._forget(cascade)
+
+    def watch(self, interval_s: float) -> None:
+        """Call :meth:`refresh` every ``interval_s`` seconds, on a thread of its own, until :meth:`close`."""
+        self._watcher = threading.Thread(target=self._watch, args=(interval_s,), name="repository", daemon=True)
+        self._watcher.start()
+
+    def close(self) -> None:
+        """Stop watching, and drain and close every engine."""
+        self._stopped.set()
+        if self._watcher is not None:
+            self._watcher.join()
+        with self._change_lock:
+            for cascade in list(self._served):
+                self._remove(cascade, "the server stops")
+
+    def _watch(self, interval_s: float) -> None:
+        while not self._stopped.wait(interval_s):
+            try:
+                self.refresh()
+            except OSError:
+                _log.exception("%s can't be read; what is loaded is served on", self._root)
+
+    def _newest_versions(self) -> dict[str, Path]:
+        versions: dict[str, list[Path]] = {}
+        for plan in sorted(self._root.glob(f"*/*/{PLAN_FILE}")):
+            path = plan.parent
+            if path.name.isascii() and path.name.isdigit() and not path.parent.name.startswith("."):
+                versions.setdefault(path.parent.name, []).append(path)
+        return {cascade: max(paths, key=lambda path: int(path.name)) for cascade, paths in versions.items()}
+
+    def _swap_in(self, path: Path) -> None:
+        cascade, version = path.parent.name, int(path.name)
+        served = self._served.get(cascade)
+        if served is not None and served.version == version:
+            return
+        self._note(cascade, version, "LOADING", "it is loading")
+        try:
+            fresh = self._open(path)
+        except CascadeError as error:
+            self._refused[path] = _modified_ns(path)
+            self._note(cascade, version, "UNAVAILABLE", str(error))
+            raise
+        with self._lock:
+            self._served[cascade] = fresh
+        self._note(cascade, version, "READY", "")
+        _log.info("cascade %r version %d is served", cascade, version)
+        self._listener.swapped_in(fresh)
+        if served is not None:
+            self._retire(served, f"version {version} took its place")
+
+    def _open(self, path: Path) -> ServedBundle:
+        bundle = load_bundle(path)
+        engine = self._open_engine(bundle)
+        try:
+            engine.warm_up()
+        except CascadeError as error:
+            engine.close()
+            raise BundleError(f"{path}: warm-up failed: {error}") from error
+        return ServedBundle(bundle, engine)
+
+    def _remove(self, cascade: str, reason: str) -> None:
+        with self._lock:
+            served = self._served.pop(cascade)
+        self._retire(served, reason)
+        self._listener.removed(cascade)
+        _log.info("cascade %r is not served any more: %s", cascade, reason)
+
+    def _forget(self, cascade: str) -> None:
+        if cascade in self._served:
+            self._remove(cascade, "its folder has gone")
+        with self._lock:
+            self._states = {key: entry for key, entry in self._states.items() if key[0] != cascade}
+
+    def _retire(self, served: ServedBundle, reason: str) -> None:
+        self._note(served.name, served.version, "UNLOADING", reason)
+        served.retire(self._drain_timeout_s)
+        self._note(served.name, served.version, "UNAVAILABLE", reason)
+
+    def _note(self, cascade: str, version: int, state: State, reason: str) -> None:
+        with self._lock:
+            self._states[cascade, version] = IndexEntry(name=cascade, version=str(version), state=state, reason=reason)
+
+
+def _modified_ns(path: Path) -> int:
+    try:
+        return (path / PLAN_FILE).stat().st_mtime_ns
+    except OSError:
+        return 0
