@@ -1,0 +1,361 @@
+"""Every metric of the server, declared in one table and kept in plain arrays that a scrape turns into families.
+
+The engine reports whole batches, so counts are added by numpy, many rows at once, and not by one call a row.
+"""
+# Shapes: B rows, G groups (stages), N buckets.
+
+import threading
+from bisect import bisect_left
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from types import TracebackType
+from typing import Self
+
+import numpy as np
+from numpy.typing import NDArray
+from prometheus_client import CollectorRegistry, start_http_server
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
+from prometheus_client.registry import Collector
+from prometheus_client.utils import floatToGoString
+
+from cascade_serve.core.arrays import FloatArray, IntArray
+from cascade_serve.core.plan import Plan, Policy
+from cascade_serve.core.request import ExitReason, Reply
+from cascade_serve.errors import ConfigError
+
+UNKNOWN = "(unknown)"
+"""Label of a cascade or policy that a caller named and nobody serves: callers must not make label values."""
+
+# From 100 µs, where a small member on one core begins, to a minute.
+SECONDS_BUCKETS = (
+    *(1e-4, 2.5e-4, 5e-4, 1e-3, 2.5e-3, 5e-3, 0.01, 0.025, 0.05),
+    *(0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0),
+)
+ROWS_BUCKETS = tuple(float(1 << power) for power in range(11))
+SHARE_BUCKETS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.85, 0.9, 0.95, 0.98, 0.99, 0.995, 0.999, 1.0)
+
+_HISTOGRAMS = {
+    "cascade_request_duration_seconds": (
+        "Seconds from a request's arrival to its answer or error; outcome is the gRPC status.",
+        ("cascade", "policy", "outcome"),
+    ),
+    "cascade_row_duration_seconds": ("Seconds from an image's admission to its exit.", ("cascade", "stage")),
+    "cascade_queue_seconds": ("Seconds that an image waited for a member.", ("cascade", "member")),
+    "cascade_compute_seconds": ("Seconds of one run of a member over a batch.", ("cascade", "member")),
+    "cascade_batch_rows": ("Images in one run of a member.", ("cascade", "member")),
+    "cascade_confidence": ("Confidence of images at the gate of a stage, exits and deferrals.", ("cascade", "stage")),
+}
+_COUNTERS = {
+    "cascade_exits": ("Images answered, by the stage (0-based) and the reason.", ("cascade", "stage", "reason")),
+    "cascade_flops": ("FLOPs spent on the images answered: the sum over all replies.", ("cascade", "policy")),
+    "cascade_baseline_flops": (
+        "FLOPs that the same images would have cost by the policy's last member alone, or by its full committee.",
+        ("cascade", "policy", "baseline"),
+    ),
+    "cascade_rejections": ("Requests refused before any work, by reason.", ("cascade", "reason")),
+}
+_GAUGES = {
+    "cascade_rows_in_flight": ("Images in the engine, waiting for a member or running.", ("cascade", "state")),
+    "cascade_bundle_version": ("Version of the bundle being served.", ("cascade",)),
+}
+
+_Families = Mapping[str, Metric]
+
+
+class _Histogram:
+    """Bucket counts of one metric over G groups; the owner's lock guards it."""
+
+    def __init__(self, buckets: Sequence[float], groups: int = 1) -> None:
+        self._buckets = tuple(buckets)
+        self._edges_N = np.array(buckets)
+        self._counts_GN = np.zeros((groups, len(buckets) + 1), dtype=np.int64)
+        self._sums_G = np.zeros(groups)
+
+    def grow(self, groups: int) -> None:
+        """Make room for more groups."""
+        missing = max(0, groups - len(self._sums_G))
+        self._counts_GN = np.pad(self._counts_GN, ((0, missing), (0, 0)))
+        self._sums_G = np.pad(self._sums_G, (0, missing))
+
+    def observe(self, value: float) -> None:
+        """Count one value in group 0."""
+        self._counts_GN[0, bisect_left(self._buckets, value)] += 1
+        self._sums_G[0] += value
+
+    def observe_rows(self, value_B: NDArray[np.floating], group_B: IntArray | None = None) -> None:
+        """Count many values, each in its group (0 without groups)."""
+        width = self._counts_GN.shape[1]
+        slot_B = self._edges_N.searchsorted(value_B)
+        if group_B is None:
+            self._counts_GN[0] += np.bincount(slot_B, minlength=width)
+            self._sums_G[0] += value_B.sum(dtype=np.float64)
+            return
+        counts = np.bincount(group_B * width + slot_B, minlength=self._counts_GN.size)
+        self._counts_GN += counts.reshape(self._counts_GN.shape)
+        self._sums_G += np.bincount(group_B, weights=value_B, minlength=len(self._sums_G))
+
+    def write(self, family: Metric, *labels: str, group: int = 0) -> None:
+        """Add one group as a sample."""
+        assert isinstance(family, HistogramMetricFamily)
+        cumulative_N = self._counts_GN[group].cumsum().tolist()
+        names = [*map(floatToGoString, self._buckets), "+Inf"]
+        family.add_metric(labels, list(zip(names, cumulative_N, strict=True)), float(self._sums_G[group]))
+
+
+class _MemberSeries:
+    """What is counted of one member."""
+
+    def __init__(self) -> None:
+        self.queue = _Histogram(SECONDS_BUCKETS)
+        self.compute = _Histogram(SECONDS_BUCKETS)
+        self.batch_rows = _Histogram(ROWS_BUCKETS)
+
+
+class _PolicySeries:
+    """FLOPs under one policy: spent, and what the two baselines would have spent."""
+
+    def __init__(self) -> None:
+        self.spent = self.last_member = self.committee = 0
+
+
+class _CascadeSeries:
+    """All that is counted of one cascade, over all versions of it that were served."""
+
+    def __init__(self, cascade: str) -> None:
+        self.lock = threading.Lock()
+        self.version: int | None = None
+        self.rows: dict[str, Callable[[], int]] = {}
+        self.members: dict[str, _MemberSeries] = {}
+        self.policies: dict[str, _PolicySeries] = {}
+        self.row_duration = _Histogram(SECONDS_BUCKETS, groups=0)
+        self.confidence = _Histogram(SHARE_BUCKETS, groups=0)
+        self.exits_GR = np.zeros((0, len(ExitReason)), dtype=np.int64)
+        self._cascade = cascade
+
+    def adopt(self, plan: Plan) -> None:
+        """Make room for a plan's members, policies and stages; counts so far are kept."""
+        stages = max(len(policy.stages) for policy in plan.policies.values())
+        with self.lock:
+            for member in plan.members:
+                self.members.setdefault(member.name, _MemberSeries())
+            for policy in plan.policies:
+                self.policies.setdefault(policy, _PolicySeries())
+            self.row_duration.grow(stages)
+            self.confidence.grow(stages)
+            self.exits_GR = np.pad(self.exits_GR, ((0, max(0, stages - len(self.exits_GR))), (0, 0)))
+
+    def write(self, families: _Families) -> None:
+        """Add all samples of this cascade."""
+        with self.lock:
+            self._write_stages(families)
+            self._write_members(families)
+            self._write_policies(families)
+        if self.version is not None:
+            _add(families["cascade_bundle_version"], (self._cascade,), self.version)
+        for state, count in self.rows.items():
+            _add(families["cascade_rows_in_flight"], (self._cascade, state), count())
+
+    def _write_stages(self, families: _Families) -> None:
+        for stage, exits_R in enumerate(self.exits_GR):
+            self.row_duration.write(families["cascade_row_duration_seconds"], self._cascade, str(stage), group=stage)
+            self.confidence.write(families["cascade_confidence"], self._cascade, str(stage), group=stage)
+            for reason in ExitReason:
+                _add(families["cascade_exits"], (self._cascade, str(stage), reason.name), int(exits_R[reason]))
+
+    def _write_members(self, families: _Families) -> None:
+        for name, member in self.members.items():
+            member.queue.write(families["cascade_queue_seconds"], self._cascade, name)
+            member.compute.write(families["cascade_compute_seconds"], self._cascade, name)
+            member.batch_rows.write(families["cascade_batch_rows"], self._cascade, name)
+
+    def _write_policies(self, families: _Families) -> None:
+        for name, policy in self.policies.items():
+            _add(families["cascade_flops"], (self._cascade, name), policy.spent)
+            baselines = families["cascade_baseline_flops"]
+            _add(baselines, (self._cascade, name, "last_member"), policy.last_member)
+            _add(baselines, (self._cascade, name, "committee"), policy.committee)
+
+
+def _add(family: Metric, labels: Sequence[str], value: float) -> None:
+    assert isinstance(family, CounterMetricFamily | GaugeMetricFamily)
+    family.add_metric(labels, value)
+
+
+class CascadeObserver:
+    """Watches one engine; an :class:`~cascade_serve.engine.protocol.Observer`."""
+
+    def __init__(self, series: _CascadeSeries, plan: Plan) -> None:
+        self._series = series
+        self._members = {member.name: series.members[member.name] for member in plan.members}
+        costs = {member.name: member.flops for member in plan.members}
+        self._policies = {
+            name: (series.policies[name], *_baselines(plan.policies[name], costs)) for name in plan.policies
+        }
+
+    def batch_ran(self, member: str, queue_s_B: NDArray[np.float64], compute_s: float) -> None:
+        """Count a member's run over a batch."""
+        series = self._members[member]
+        with self._series.lock:
+            series.queue.observe_rows(queue_s_B)
+            series.compute.observe(compute_s)
+            series.batch_rows.observe(len(queue_s_B))
+
+    def rows_gated(self, stage_B: IntArray, confidence_B: FloatArray) -> None:
+        """Count confidences at gates; a row without a finite one is left out."""
+        known_B = np.isfinite(confidence_B)
+        if not known_B.all():
+            stage_B, confidence_B = stage_B[known_B], confidence_B[known_B]
+        with self._series.lock:
+            self._series.confidence.observe_rows(confidence_B, stage_B)
+
+    def request_answered(self, reply: Reply, row_s_B: NDArray[np.float64]) -> None:
+        """Count a reply's exits, durations and FLOPs."""
+        policy, last_member, committee = self._policies[reply.policy]
+        rows, spent = len(row_s_B), int(reply.flops_B.sum())
+        series = self._series
+        with series.lock:
+            reasons = series.exits_GR.shape[1]
+            exits = np.bincount(reply.exit_stage_B * reasons + reply.exit_reason_B, minlength=series.exits_GR.size)
+            series.exits_GR += exits.reshape(series.exits_GR.shape)
+            series.row_duration.observe_rows(row_s_B, reply.exit_stage_B)
+            policy.spent += spent
+            policy.last_member += rows * last_member
+            policy.committee += rows * committee
+
+
+def _baselines(policy: Policy, costs: Mapping[str, int]) -> tuple[int, int]:
+    """Give what one image costs without a cascade: the last member alone, and all stages."""
+    return costs[policy.stages[-1].member], policy.worst_case_flops
+
+
+class Metrics(Collector):
+    """The metrics of one process.
+
+    Args:
+        registry: where they are scraped from; several may live in one process.
+    """
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self.registry = registry
+        self._lock = threading.Lock()
+        self._cascades: dict[str, _CascadeSeries] = {}
+        self._requests: dict[tuple[str, str, str], _Histogram] = {}
+        self._rejections: dict[tuple[str, str], int] = {}
+        registry.register(self)
+
+    def observer(self, cascade: str, plan: Plan) -> CascadeObserver:
+        """Make the observer of an engine that serves this plan; versions of one cascade share their series."""
+        series = self._series(cascade)
+        series.adopt(plan)
+        return CascadeObserver(series, plan)
+
+    def set_version(self, cascade: str, version: int) -> None:
+        """Say which version of a cascade is served from now on."""
+        self._series(cascade).version = version
+
+    def track_rows(self, cascade: str, counts: Mapping[str, Callable[[], int]]) -> None:
+        """Say where rows in flight are counted.
+
+        Args:
+            cascade: its name.
+            counts: ``waiting`` and ``running`` → a function that gives the rows at a scrape. It replaces what was
+                tracked for the cascade before.
+        """
+        self._series(cascade).rows = dict(counts)
+
+    def request_finished(self, cascade: str, policy: str, outcome: str, seconds: float) -> None:
+        """Count a request.
+
+        Args:
+            cascade: its name, or :data:`UNKNOWN`.
+            policy: one of the plan's, or :data:`UNKNOWN`.
+            outcome: name of the gRPC status, such as ``OK``.
+            seconds: from arrival to answer or error.
+        """
+        key = (cascade, policy, outcome)
+        with self._lock:
+            histogram = self._requests.get(key)
+            if histogram is None:
+                histogram = self._requests[key] = _Histogram(SECONDS_BUCKETS)
+            histogram.observe(seconds)
+
+    def request_refused(self, cascade: str, reason: str) -> None:
+        """Count a request that was refused before any work; ``reason`` is from a closed set."""
+        with self._lock:
+            self._rejections[cascade, reason] = self._rejections.get((cascade, reason), 0) + 1
+
+    def remove(self, cascade: str) -> None:
+        """Forget an unloaded cascade: its series leave the next scrape."""
+        with self._lock:
+            self._cascades.pop(cascade, None)
+            self._requests = {key: value for key, value in self._requests.items() if key[0] != cascade}
+            self._rejections = {key: value for key, value in self._rejections.items() if key[0] != cascade}
+
+    def describe(self) -> Iterable[Metric]:
+        """Name the families without reading a count."""
+        return _empty_families().values()
+
+    def collect(self) -> Iterable[Metric]:
+        """Give all families with their samples, for a scrape."""
+        families = _empty_families()
+        with self._lock:
+            for labels, histogram in self._requests.items():
+                histogram.write(families["cascade_request_duration_seconds"], *labels)
+            for labels_, count in self._rejections.items():
+                _add(families["cascade_rejections"], labels_, count)
+            cascades = list(self._cascades.values())
+        for series in cascades:
+            series.write(families)
+        return families.values()
+
+    def _series(self, cascade: str) -> _CascadeSeries:
+        with self._lock:
+            return self._cascades.setdefault(cascade, _CascadeSeries(cascade))
+
+
+def _empty_families() -> dict[str, Metric]:
+    families: dict[str, Metric] = {}
+    for kind, table in (
+        (HistogramMetricFamily, _HISTOGRAMS),
+        (CounterMetricFamily, _COUNTERS),
+        (GaugeMetricFamily, _GAUGES),
+    ):
+        families.update({name: kind(name, text, labels=labels) for name, (text, labels) in table.items()})
+    return families
+
+
+class MetricsServer:
+    """Answers scrapes over HTTP until closed.
+
+    Args:
+        registry: what is scraped.
+        host: address to listen on.
+        port: 0 takes a free one; see :attr:`port`.
+
+    Raises:
+        ConfigError: the address can't be listened on.
+    """
+
+    def __init__(self, registry: CollectorRegistry, *, host: str = "127.0.0.1", port: int = 0) -> None:
+        try:
+            self._server, self._thread = start_http_server(port, addr=host, registry=registry)
+        except (OSError, OverflowError) as error:
+            raise ConfigError(f"metrics address {host}:{port}: {error}") from error
+
+    @property
+    def port(self) -> int:
+        """The port being listened on."""
+        return self._server.server_port
+
+    def close(self) -> None:
+        """Stop listening. May be called twice."""
+        self._server.shutdown()
+        self._server.server_close()
+        self._thread.join()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()

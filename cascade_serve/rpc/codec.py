@@ -1,0 +1,71 @@
+"""From the wire to core's nouns and back: the way in and out of every request."""
+# Shapes: B rows, K classes, HWC image.
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from cascade_serve.core.plan import Plan
+from cascade_serve.core.request import Reply, Request
+from cascade_serve.rpc.parameters import read_parameters
+from cascade_serve.rpc.stubs.grpc_service_pb2 import ModelInferRequest, ModelInferResponse
+from cascade_serve.rpc.tensors import OUTPUTS, Admission, read_images, read_output_names
+from model_zoo.preprocess import DecodeLimits
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Query:
+    """A request as the engine takes it, and the outputs that its answer shall have."""
+
+    request: Request
+    outputs: tuple[str, ...]
+
+
+def decode_request(
+    message: ModelInferRequest,
+    plan: Plan,
+    *,
+    max_rows: int,
+    limits: DecodeLimits,
+    deadline_s: float | None,
+    is_wanted: Callable[[], bool],
+) -> Query:
+    """Read a request.
+
+    Args:
+        message: what came in.
+        plan: what the cascade serves.
+        max_rows: images a request may hold.
+        limits: of each encoded image.
+        deadline_s: gRPC's own, on ``time.monotonic``'s clock; a ``timeout`` parameter may set an earlier one.
+        is_wanted: tells whether the caller still waits.
+
+    Raises:
+        InvalidRequestError: a tensor, an output or a parameter is not what the cascade takes.
+        LateError: the deadline passed while images were decoded.
+        AbandonedError: the caller went meanwhile.
+    """
+    terms, timeout_s = read_parameters(message.parameters)
+    if timeout_s is not None:
+        own_s = time.monotonic() + timeout_s
+        deadline_s = own_s if deadline_s is None else min(own_s, deadline_s)
+    outputs = read_output_names(message)
+    admission = Admission(task=plan.task, max_rows=max_rows, limits=limits, deadline_s=deadline_s, is_wanted=is_wanted)
+    images_BHWC = read_images(message, admission)
+    return Query(request=Request(images_BHWC=images_BHWC, terms=terms, deadline_s=deadline_s), outputs=outputs)
+
+
+def encode_reply(
+    reply: Reply, outputs: tuple[str, ...], model_name: str, model_version: int, request_id: str
+) -> ModelInferResponse:
+    """Write an answer: the outputs asked for, in that order, and the response's two parameters."""
+    response = ModelInferResponse(model_name=model_name, model_version=str(model_version), id=request_id)
+    response.parameters["policy"].string_param = reply.policy
+    response.parameters["certified"].bool_param = reply.certified
+    rows, classes = reply.probabilities_BK.shape
+    for name in outputs:
+        output = OUTPUTS[name]
+        shape = (rows, classes) if output.has_classes else (rows,)
+        response.outputs.add(name=name, datatype=output.datatype, shape=shape)
+        response.raw_output_contents.append(output.write(reply))
+    return response

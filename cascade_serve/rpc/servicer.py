@@ -1,0 +1,208 @@
+"""The service's methods: each decodes, asks, encodes; what surrounds a ModelInfer stands in ``desk``."""
+
+import time
+from collections.abc import Callable
+
+import grpc
+
+from cascade_serve import __version__
+from cascade_serve.core.request import Reply
+from cascade_serve.engine.protocol import Ticket
+from cascade_serve.errors import AbandonedError, InvalidRequestError, LateError, NotAllowedError, NotFoundError
+from cascade_serve.rpc import describe
+from cascade_serve.rpc.codec import decode_request, encode_reply
+from cascade_serve.rpc.desk import Desk, Visit
+from cascade_serve.rpc.directory import Subject, find, is_ready, refuse_member
+from cascade_serve.rpc.ports import Repository
+from cascade_serve.rpc.status import answering
+from cascade_serve.rpc.stubs import grpc_service_pb2 as pb2
+from cascade_serve.rpc.stubs.grpc_service_pb2_grpc import GRPCInferenceServiceServicer
+from model_zoo.preprocess import DecodeLimits
+
+SERVER_NAME = "cascade_serve"
+EXTENSIONS = ("model_configuration", "model_repository", "parameters", "schedule_policy", "statistics")
+# Without a deadline of the caller's, grpc reports one some centuries away.
+_NO_DEADLINE_S = 10 * 365 * 86400.0
+
+
+class InferenceServicer(GRPCInferenceServiceServicer):
+    """Serves a repository.
+
+    Args:
+        repository: the cascades.
+        desk: admits and counts inference calls.
+        limits: of each encoded image.
+        allow_repository_control: callers may load and unload cascades.
+        on_change: called when a caller did so.
+    """
+
+    def __init__(
+        self,
+        repository: Repository,
+        desk: Desk,
+        *,
+        limits: DecodeLimits,
+        allow_repository_control: bool,
+        on_change: Callable[[], None],
+    ) -> None:
+        self._repository = repository
+        self._desk = desk
+        self._limits = limits
+        self._allow_repository_control = allow_repository_control
+        self._on_change = on_change
+
+    @answering
+    def ServerLive(self, request: pb2.ServerLiveRequest, context: grpc.ServicerContext) -> pb2.ServerLiveResponse:
+        """Tell that the process is there."""
+        return pb2.ServerLiveResponse(live=True)
+
+    @answering
+    def ServerReady(self, request: pb2.ServerReadyRequest, context: grpc.ServicerContext) -> pb2.ServerReadyResponse:
+        """Tell whether every cascade is warm and the server is not draining."""
+        return pb2.ServerReadyResponse(ready=self._repository.is_ready and not self._desk.is_draining)
+
+    @answering
+    def ModelReady(self, request: pb2.ModelReadyRequest, context: grpc.ServicerContext) -> pb2.ModelReadyResponse:
+        """Tell whether a cascade, or a member's cascade, answers; False for a name that nobody has."""
+        ready = not self._desk.is_draining and is_ready(self._repository, request.name, request.version)
+        return pb2.ModelReadyResponse(ready=ready)
+
+    @answering
+    def ServerMetadata(
+        self, request: pb2.ServerMetadataRequest, context: grpc.ServicerContext
+    ) -> pb2.ServerMetadataResponse:
+        """Tell name, version and extensions."""
+        return pb2.ServerMetadataResponse(name=SERVER_NAME, version=__version__, extensions=EXTENSIONS)
+
+    @answering
+    def ModelMetadata(
+        self, request: pb2.ModelMetadataRequest, context: grpc.ServicerContext
+    ) -> pb2.ModelMetadataResponse:
+        """Describe the tensors of a cascade or a member."""
+        with find(self._repository, request.name, request.version) as subject:
+            entries = self._repository.index()
+            versions = [
+                entry.version for entry in entries if (entry.name, entry.state) == (subject.served.name, "READY")
+            ]
+            return describe.metadata(subject, versions)
+
+    @answering
+    def ModelConfig(self, request: pb2.ModelConfigRequest, context: grpc.ServicerContext) -> pb2.ModelConfigResponse:
+        """Describe all that is known of a cascade or a member."""
+        with find(self._repository, request.name, request.version) as subject:
+            return pb2.ModelConfigResponse(config=describe.config(subject))
+
+    @answering
+    def ModelStatistics(
+        self, request: pb2.ModelStatisticsRequest, context: grpc.ServicerContext
+    ) -> pb2.ModelStatisticsResponse:
+        """Give counts and times of a cascade or a member, or of everything when no name is given."""
+        if request.name:
+            with find(self._repository, request.name, request.version) as subject:
+                return pb2.ModelStatisticsResponse(model_stats=[self._desk.traffic.statistics(subject)])
+        response = pb2.ModelStatisticsResponse()
+        for entry in self._repository.index():
+            if entry.state == "READY":
+                with find(self._repository, entry.name, entry.version) as subject:
+                    subjects = [subject, *(Subject(subject.served, one) for one in subject.served.bundle.plan.members)]
+                    response.model_stats.extend(self._desk.traffic.statistics(one) for one in subjects)
+        return response
+
+    @answering
+    def RepositoryIndex(
+        self, request: pb2.RepositoryIndexRequest, context: grpc.ServicerContext
+    ) -> pb2.RepositoryIndexResponse:
+        """List every version of every cascade."""
+        _check_repository(request.repository_name)
+        response = pb2.RepositoryIndexResponse()
+        for entry in self._repository.index():
+            if entry.state == "READY" or not request.ready:
+                response.models.add(name=entry.name, version=entry.version, state=entry.state, reason=entry.reason)
+        return response
+
+    @answering
+    def RepositoryModelLoad(
+        self, request: pb2.RepositoryModelLoadRequest, context: grpc.ServicerContext
+    ) -> pb2.RepositoryModelLoadResponse:
+        """Load a cascade's newest version."""
+        self._check_control(request, ())
+        self._repository.load(request.model_name)
+        self._on_change()
+        return pb2.RepositoryModelLoadResponse()
+
+    @answering
+    def RepositoryModelUnload(
+        self, request: pb2.RepositoryModelUnloadRequest, context: grpc.ServicerContext
+    ) -> pb2.RepositoryModelUnloadResponse:
+        """Drain and unload a cascade."""
+        # Its members go with it, whether the caller says so or not.
+        self._check_control(request, ("unload_dependents",))
+        self._repository.unload(request.model_name)
+        self._on_change()
+        return pb2.RepositoryModelUnloadResponse()
+
+    @answering
+    def ModelInfer(self, request: pb2.ModelInferRequest, context: grpc.ServicerContext) -> pb2.ModelInferResponse:
+        """Classify images."""
+        with self._desk.visit() as visit:
+            try:
+                return self._infer(request, context, visit)
+            except NotFoundError:
+                refuse_member(self._repository, request.model_name, request.model_version)
+                raise
+
+    def _infer(
+        self, request: pb2.ModelInferRequest, context: grpc.ServicerContext, visit: Visit
+    ) -> pb2.ModelInferResponse:
+        deadline_s = _deadline_s(context)
+        with self._repository.acquire(request.model_name, request.model_version) as served:
+            visit.found(served)
+            query = decode_request(
+                request,
+                served.bundle.plan,
+                max_rows=served.engine.config.max_queue_rows,
+                limits=self._limits,
+                deadline_s=deadline_s,
+                is_wanted=context.is_active,
+            )
+            ticket = served.engine.admit(query.request)
+            visit.accepted(query.request)
+            reply = _answer(ticket, context, query.request.deadline_s)
+            visit.answered(reply)
+            return encode_reply(reply, query.outputs, served.name, served.version, request.id)
+
+    def _check_control(
+        self, request: pb2.RepositoryModelLoadRequest | pb2.RepositoryModelUnloadRequest, known: tuple[str, ...]
+    ) -> None:
+        if not self._allow_repository_control:
+            raise NotAllowedError("this server was started without --allow-repository-control")
+        _check_repository(request.repository_name)
+        for name in request.parameters:
+            if name not in known:
+                raise InvalidRequestError("parameters", repr(name), f"among {', '.join(known)}" if known else "empty")
+
+
+def _check_repository(name: str) -> None:
+    if name:
+        raise InvalidRequestError("repository_name", repr(name), "empty: the server has one repository")
+
+
+def _deadline_s(context: grpc.ServicerContext) -> float | None:
+    """Move gRPC's deadline onto the monotonic clock; None where the caller set none."""
+    remaining_s = context.time_remaining()
+    if remaining_s > _NO_DEADLINE_S:
+        return None
+    return time.monotonic() + remaining_s
+
+
+def _answer(ticket: Ticket, context: grpc.ServicerContext, deadline_s: float | None) -> Reply:
+    """Wait for the reply; a caller that goes takes its rows out."""
+    if not context.add_callback(ticket.cancel):
+        ticket.cancel()
+    try:
+        return ticket.result()
+    except AbandonedError as error:
+        # At its deadline gRPC cancels the call: then the rows were late, and nobody left.
+        if deadline_s is not None and time.monotonic() >= deadline_s:
+            raise LateError("the deadline passed while rows were in the engine") from error
+        raise

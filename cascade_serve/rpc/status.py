@@ -1,0 +1,95 @@
+"""Errors as gRPC statuses, and back: one table each way, and the one boundary where a call's errors end."""
+
+import functools
+import logging
+from collections.abc import Callable
+from typing import NamedTuple, NoReturn, TypeVar
+
+import grpc
+
+from cascade_serve.errors import (
+    AbandonedError,
+    CascadeError,
+    ConfigError,
+    InvalidRequestError,
+    LateError,
+    MemberError,
+    NotAllowedError,
+    NotFoundError,
+    OverloadedError,
+    UnavailableError,
+)
+
+_LOG = logging.getLogger(__name__)
+_Servicer = TypeVar("_Servicer")
+_Message = TypeVar("_Message")
+_Answer = TypeVar("_Answer")
+
+# A status message travels in HTTP/2 trailers, which clients cap at 8 KiB; percent-encoding may triple it.
+_MAX_MESSAGE_CHARACTERS = 1500
+_INTERNAL_MESSAGE = "internal error; the server's log has the details"
+
+
+class Fate(NamedTuple):
+    """What becomes of a request that fails with an error.
+
+    Attributes:
+        code: the status that the caller gets.
+        reason: the label under which metrics count it.
+    """
+
+    code: grpc.StatusCode
+    reason: str
+
+
+FATES: dict[type[CascadeError], Fate] = {
+    InvalidRequestError: Fate(grpc.StatusCode.INVALID_ARGUMENT, "invalid"),
+    NotFoundError: Fate(grpc.StatusCode.NOT_FOUND, "not_found"),
+    NotAllowedError: Fate(grpc.StatusCode.PERMISSION_DENIED, "not_allowed"),
+    OverloadedError: Fate(grpc.StatusCode.RESOURCE_EXHAUSTED, "full"),
+    LateError: Fate(grpc.StatusCode.DEADLINE_EXCEEDED, "late"),
+    AbandonedError: Fate(grpc.StatusCode.CANCELLED, "abandoned"),
+    UnavailableError: Fate(grpc.StatusCode.UNAVAILABLE, "unavailable"),
+    MemberError: Fate(grpc.StatusCode.INTERNAL, "member"),
+    # A bundle that can't be loaded on demand: the files must change first.
+    ConfigError: Fate(grpc.StatusCode.FAILED_PRECONDITION, "config"),
+}
+_UNEXPECTED = Fate(grpc.StatusCode.INTERNAL, "unexpected")
+
+
+def fate_of(error: BaseException) -> Fate:
+    """Give an error's status and label; those of an unexpected error where the table does not have it."""
+    for parent in type(error).__mro__:
+        if parent in FATES:
+            return FATES[parent]
+    return _UNEXPECTED
+
+
+def answering(
+    method: Callable[[_Servicer, _Message, grpc.ServicerContext], _Answer],
+) -> Callable[[_Servicer, _Message, grpc.ServicerContext], _Answer]:
+    """Make a servicer's method end in an answer or a status: the boundary of a call's thread."""
+
+    @functools.wraps(method)
+    def answer(servicer: _Servicer, request: _Message, context: grpc.ServicerContext) -> _Answer:
+        try:
+            return method(servicer, request, context)
+        except CascadeError as error:
+            code, message = fate_of(error).code, str(error)
+        except Exception:  # noqa: BLE001  # the thread's one boundary: the caller gets a status, the log the traceback
+            _LOG.exception("%s failed", method.__name__)
+            code, message = _UNEXPECTED.code, _INTERNAL_MESSAGE
+        return _abort(context, code, message)
+
+    return answer
+
+
+def _abort(context: grpc.ServicerContext, code: grpc.StatusCode, message: str) -> NoReturn:
+    context.abort(code, shorten(message))
+
+
+def shorten(message: str) -> str:
+    """Cut a message to what a status can carry."""
+    if len(message) <= _MAX_MESSAGE_CHARACTERS:
+        return message
+    return f"{message[:_MAX_MESSAGE_CHARACTERS]}... ({len(message)} characters)"

@@ -1,0 +1,254 @@
+"""Tensors on the wire: a request's images in, a reply's arrays out, in the protocol's raw encoding."""
+# Shapes: B rows, K classes, HWC image.
+
+import math
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cascade_serve.core.arrays import ImageArray
+from cascade_serve.core.plan import Task
+from cascade_serve.core.request import ExitReason, Reply
+from cascade_serve.errors import AbandonedError, InvalidRequestError, LateError
+from cascade_serve.rpc.stubs.grpc_service_pb2 import ModelInferRequest
+from model_zoo.errors import ImageError
+from model_zoo.preprocess import DecodeLimits, decode_image
+
+IMAGES = "images"
+ENCODED = "encoded"
+_INPUTS = f"exactly one of {IMAGES!r} and {ENCODED!r}"
+_LENGTH_BYTES = 4
+
+InputTensor = ModelInferRequest.InferInputTensor
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Admission:
+    """What bounds the reading of one request's images.
+
+    Attributes:
+        task: image size of the cascade.
+        max_rows: images a request may hold.
+        limits: of each encoded image.
+        deadline_s: on ``time.monotonic``'s clock; None is no deadline.
+        is_wanted: tells whether the caller still waits; asked between encoded images.
+    """
+
+    task: Task
+    max_rows: int
+    limits: DecodeLimits
+    deadline_s: float | None
+    is_wanted: Callable[[], bool]
+
+
+def read_images(message: ModelInferRequest, admission: Admission) -> ImageArray:
+    """Read a request's one input.
+
+    Returns:
+        uint8 [B, H, W, C]; for raw contents a read-only view of the message's bytes.
+
+    Raises:
+        InvalidRequestError: the tensor is not one that the cascade takes, or an encoded image can't be decoded.
+        LateError: the deadline passed while images were decoded.
+        AbandonedError: the caller went meanwhile.
+    """
+    if len(message.inputs) != 1:
+        names = [tensor.name for tensor in message.inputs[:8]]
+        raise InvalidRequestError("inputs", f"{len(message.inputs)} tensors {names}", _INPUTS)
+    tensor = message.inputs[0]
+    if tensor.parameters:
+        _refuse_parameters(tensor.name, tensor.parameters)
+    if tensor.name == IMAGES:
+        return _pixels(message, tensor, admission)
+    if tensor.name == ENCODED:
+        return _decoded(_files(message, tensor, admission), admission)
+    raise InvalidRequestError("inputs", repr(tensor.name), _INPUTS)
+
+
+def _refuse_parameters(tensor: str, names: Iterable[str]) -> None:
+    name = min(names)
+    if name.startswith("shared_memory_"):
+        limit = "absent: shared memory is not served, so send or take the contents in the message"
+    elif name == "classification":
+        limit = "absent: ask for the output 'probabilities' and sort it, or for 'label'"
+    else:
+        limit = "absent: tensors take no parameters"
+    raise InvalidRequestError(f"{tensor}.parameters", repr(name), limit)
+
+
+def _pixels(message: ModelInferRequest, tensor: InputTensor, admission: Admission) -> ImageArray:
+    _check_datatype(tensor, "UINT8")
+    shape = tuple(tensor.shape)
+    image_shape = admission.task.image_shape
+    if len(shape) != 4 or shape[1:] != image_shape or not 1 <= shape[0] <= admission.max_rows:
+        dims = ", ".join(map(str, image_shape))
+        raise InvalidRequestError(IMAGES, f"shape {list(shape)}", f"shape [n, {dims}] with n 1 to {admission.max_rows}")
+    flat = _raw_pixels(message, tensor)
+    expected = math.prod(shape)
+    if flat.size != expected:
+        raise InvalidRequestError(IMAGES, f"{flat.size} elements", f"{expected} elements for shape {list(shape)}")
+    return flat.reshape(shape)
+
+
+def _raw_pixels(message: ModelInferRequest, tensor: InputTensor) -> NDArray[np.uint8]:
+    if _has_raw(message, tensor):
+        return np.frombuffer(message.raw_input_contents[0], dtype=np.uint8)
+    _check_contents(tensor, "uint_contents")
+    wide = np.array(tensor.contents.uint_contents, dtype=np.uint32)
+    if wide.size and wide.max() > 255:
+        raise InvalidRequestError(IMAGES, f"element {wide.max()}", "between 0 and 255")
+    return wide.astype(np.uint8)
+
+
+def _files(message: ModelInferRequest, tensor: InputTensor, admission: Admission) -> Sequence[bytes]:
+    _check_datatype(tensor, "BYTES")
+    shape = tuple(tensor.shape)
+    if len(shape) != 1 or not 1 <= shape[0] <= admission.max_rows:
+        raise InvalidRequestError(ENCODED, f"shape {list(shape)}", f"shape [n] with n 1 to {admission.max_rows}")
+    if _has_raw(message, tensor):
+        return unpack_bytes(ENCODED, message.raw_input_contents[0], shape[0])
+    _check_contents(tensor, "bytes_contents")
+    files = tensor.contents.bytes_contents
+    if len(files) != shape[0]:
+        raise InvalidRequestError(ENCODED, f"{len(files)} elements", f"{shape[0]} elements for shape {list(shape)}")
+    return files
+
+
+def _check_datatype(tensor: InputTensor, datatype: str) -> None:
+    if tensor.datatype != datatype:
+        raise InvalidRequestError(tensor.name, f"datatype {tensor.datatype!r}", datatype)
+
+
+def _has_raw(message: ModelInferRequest, tensor: InputTensor) -> bool:
+    """Tell where the contents are: raw beside the tensors, or typed inside; never in both."""
+    raw = message.raw_input_contents
+    if not raw:
+        return False
+    if len(raw) != 1:
+        raise InvalidRequestError("raw_input_contents", f"{len(raw)} entries", "1 entry: one for each input")
+    if tensor.HasField("contents") and tensor.contents.ListFields():
+        raise InvalidRequestError(tensor.name, "contents beside raw_input_contents", "in one of the two")
+    return True
+
+
+def _check_contents(tensor: InputTensor, field: str) -> None:
+    strangers = [descriptor.name for descriptor, _ in tensor.contents.ListFields() if descriptor.name != field]
+    if strangers:
+        raise InvalidRequestError(tensor.name, f"contents in {strangers[0]}", f"in {field} or in raw_input_contents")
+
+
+def _decoded(files: Sequence[bytes], admission: Admission) -> ImageArray:
+    height, width, channels = admission.task.image_shape
+    images_BHWC = np.empty((len(files), height, width, channels), dtype=np.uint8)
+    for row, data in enumerate(files):
+        _check_wanted(admission)
+        try:
+            images_BHWC[row] = decode_image(
+                data, height=height, width=width, channels=channels, limits=admission.limits
+            )
+        except ImageError as error:
+            raise InvalidRequestError(
+                f"{ENCODED}[{row}]", f"a file that can't be decoded ({error})", "a JPEG or PNG image"
+            ) from error
+    return images_BHWC
+
+
+def _check_wanted(admission: Admission) -> None:
+    if admission.deadline_s is not None and time.monotonic() >= admission.deadline_s:
+        raise LateError("the deadline passed while images were decoded")
+    if not admission.is_wanted():
+        raise AbandonedError("the caller went while images were decoded")
+
+
+def pack_bytes(elements: Iterable[bytes]) -> bytes:
+    """Encode a BYTES tensor: each element is its length (four bytes, little-endian), then itself."""
+    return b"".join(len(element).to_bytes(_LENGTH_BYTES, "little") + element for element in elements)
+
+
+def unpack_bytes(field: str, raw: bytes, count: int) -> list[bytes]:
+    """Decode a BYTES tensor.
+
+    Args:
+        field: the tensor's name, for the message.
+        raw: its contents.
+        count: the elements that its shape demands.
+
+    Raises:
+        InvalidRequestError: the contents hold more or fewer elements, or an element is cut off.
+    """
+    elements: list[bytes] = []
+    position = 0
+    while position < len(raw) and len(elements) < count:
+        start = position + _LENGTH_BYTES
+        position = start + int.from_bytes(raw[position:start], "little")
+        if start > len(raw) or position > len(raw):
+            raise InvalidRequestError(
+                f"{field}[{len(elements)}]",
+                f"an element that ends past the contents' {len(raw)} bytes",
+                "its length in four bytes (little-endian), then so many bytes",
+            )
+        elements.append(raw[start:position])
+    if len(elements) != count or position != len(raw):
+        surplus = f" and {len(raw) - position} bytes more" if position != len(raw) else ""
+        raise InvalidRequestError(field, f"{len(elements)} elements{surplus}", f"{count} elements")
+    return elements
+
+
+_REASONS = [pack_bytes([reason.name.encode()]) for reason in ExitReason]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Output:
+    """One output tensor.
+
+    Attributes:
+        datatype: the protocol's word for its elements.
+        has_classes: its rows have an element a class; the others one.
+        write: gives its raw contents.
+    """
+
+    datatype: str
+    has_classes: bool = False
+    write: Callable[[Reply], bytes]
+
+
+OUTPUTS: dict[str, Output] = {
+    "probabilities": Output(
+        datatype="FP32", has_classes=True, write=lambda reply: _raw(reply.probabilities_BK, np.dtype("<f4"))
+    ),
+    "label": Output(datatype="INT64", write=lambda reply: _raw(reply.label_B, np.dtype("<i8"))),
+    "confidence": Output(datatype="FP32", write=lambda reply: _raw(reply.confidence_B, np.dtype("<f4"))),
+    "exit_stage": Output(datatype="INT32", write=lambda reply: _raw(reply.exit_stage_B, np.dtype("<i4"))),
+    "exit_reason": Output(
+        datatype="BYTES", write=lambda reply: b"".join([_REASONS[code] for code in reply.exit_reason_B.tolist()])
+    ),
+    "flops": Output(datatype="INT64", write=lambda reply: _raw(reply.flops_B, np.dtype("<i8"))),
+}
+_ALL_OUTPUTS = tuple(OUTPUTS)
+
+
+def _raw(array: NDArray[np.float32] | NDArray[np.int64], dtype: np.dtype[np.generic]) -> bytes:
+    return array.astype(dtype, copy=False).tobytes()
+
+
+def read_output_names(message: ModelInferRequest) -> tuple[str, ...]:
+    """Give the outputs that a request asks for, in its order; all when it names none.
+
+    Raises:
+        InvalidRequestError: one is unknown, stands twice, or has parameters.
+    """
+    if not message.outputs:
+        return _ALL_OUTPUTS
+    names: list[str] = []
+    for output in message.outputs:
+        if output.name not in OUTPUTS:
+            raise InvalidRequestError("outputs", repr(output.name), f"among {', '.join(OUTPUTS)}")
+        if output.name in names:
+            raise InvalidRequestError("outputs", f"{output.name!r} twice", "each once")
+        if output.parameters:
+            _refuse_parameters(output.name, output.parameters)
+        names.append(output.name)
+    return tuple(names)
