@@ -1,0 +1,277 @@
+"""From a study to a plan: the policies by name, with their numbers and certificates; and plans made by hand."""
+# Shapes: N rows of half B.
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from cascade_serve.core.cost import cumulative_flops
+from cascade_serve.core.plan import (
+    DEFAULT_POLICY,
+    Calibration,
+    Certificate,
+    Fingerprint,
+    Member,
+    Plan,
+    Policy,
+    Promise,
+    Stage,
+    Task,
+)
+from cascade_serve.errors import UnreachableError
+from cascade_serve.planner.certificate import binomial_interval
+from cascade_serve.planner.committee import Gate, Gates, Outcome, Rules, evaluate_policy
+from cascade_serve.planner.planning import Study, describe_gates, make_committee
+from cascade_serve.planner.walk import make_test
+from cascade_serve.planner.zoo_rows import CALIBRATION_ENGINE, ZooRows, plan_member
+from model_zoo.store import ZooMember
+
+FAST_POLICY = "fast"
+ACCURATE_POLICY = "accurate"
+REFERENCE_POLICY = "reference"
+FRONT_PREFIX = "front-"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Point:
+    """A policy before it has a name.
+
+    Attributes:
+        gates: its stages.
+        outcome: on half B.
+        bound: what it promises; None promises nothing.
+        search_flops: mean FLOPs per row on half A.
+    """
+
+    gates: Gates
+    outcome: Outcome
+    bound: float | None
+    search_flops: float
+
+
+class _Namer:
+    """Draws the policies of one study."""
+
+    def __init__(self, study: Study, data_sha256: str) -> None:
+        self._study = study
+        self._data_sha256 = data_sha256
+        self._reference = self._reference_point()
+        self._path = self._path_points()
+
+    def policies(self) -> dict[str, Policy]:
+        """Give all policies by name."""
+        demands = self._study.demands
+        path = sorted(self._path, key=lambda point: point.outcome.expected_flops)
+        named = {
+            DEFAULT_POLICY: self._cheapest(demands.bound),
+            FAST_POLICY: self._cheapest(demands.fast_bound),
+            ACCURATE_POLICY: self._path[0] if self._path else self._reference,
+            REFERENCE_POLICY: self._reference,
+        }
+        named |= {f"{FRONT_PREFIX}{position:02d}": point for position, point in enumerate(path)}
+        return {name: self._policy(name, point) for name, point in named.items()}
+
+    def _reference_point(self) -> _Point:
+        """The reference promises no regret against itself; what accuracy it has would have to be tested."""
+        study = self._study
+        gates = (Gate(member=study.reference),)
+        is_regret = study.demands.promise is Promise.MAX_REGRET
+        return _Point(
+            gates=gates,
+            outcome=study.evaluate(gates),
+            bound=study.demands.bound if is_regret else None,
+            search_flops=float(study.committee.flops[study.reference]),
+        )
+
+    def _path_points(self) -> tuple[_Point, ...]:
+        """Give the path, from dear to cheap, less the points whose mean FLOPs on half B pass the cap.
+
+        Half B may choose among the accepted ones, since all of their promises hold together.
+        """
+        study, cap = self._study, self._study.demands.limits.mean_flops
+        points = [
+            _Point(
+                gates=found.gates,
+                outcome=outcome.rows(study.rows_B),
+                bound=self._bound(position),
+                search_flops=found.mean_flops,
+            )
+            for position, (found, outcome) in enumerate(zip(study.chosen.path, study.outcomes, strict=True))
+        ]
+        return tuple(point for point in points if cap is None or point.outcome.expected_flops <= cap)
+
+    def _bound(self, position: int) -> float | None:
+        """Say what the walks allow a point of the path to promise."""
+        if position < self._study.accepted.main:
+            return self._study.demands.bound
+        return self._study.demands.fast_bound if position < self._study.accepted.fast else None
+
+    def _cheapest(self, bound: float) -> _Point:
+        """Find the cheapest point that promises at least as much as ``bound``."""
+        demands = self._study.demands
+        loosest = -1 if demands.promise is Promise.MAX_REGRET else 1
+        options = [
+            point
+            for point in (*self._path, self._reference)
+            if point.bound is not None and loosest * point.bound >= loosest * bound
+        ]
+        if not options:
+            raise UnreachableError(self._nearest_promise())
+        return min(options, key=lambda point: point.search_flops)
+
+    def _nearest_promise(self) -> str:
+        """Say what could have been promised."""
+        demands = self._study.demands
+        bounds = [(self._lower_bound(point), point) for point in (*self._path, self._reference)]
+        lower_bound, point = max(bounds, key=lambda pair: pair[0])
+        return (
+            f"min_accuracy: got {demands.min_accuracy}; the nearest that can be promised at level {demands.level:g} on"
+            f" {len(self._study.rows_B)} rows is {lower_bound:.4f}, by"
+            f" {describe_gates(self._study.committee.names, point.gates)}, which measures {point.outcome.accuracy:.4f};"
+            " more calibration images narrow the gap"
+        )
+
+    def _lower_bound(self, point: _Point) -> float:
+        bound = 0.0 if point.bound is None else point.bound
+        return make_test(self._study.demands, bound, self._reference.outcome.correct_N).lower_bound(
+            point.outcome.correct_N
+        )
+
+    def _policy(self, name: str, point: _Point) -> Policy:
+        return measured_policy(name, self._study.committee.names, point.gates, point.outcome, self._certificate(point))
+
+    def _certificate(self, point: _Point) -> Certificate | None:
+        if point.bound is None:
+            return None
+        study = self._study
+        is_regret = study.demands.promise is Promise.MAX_REGRET
+        is_reference = point.gates == self._reference.gates
+        lower_bound = 0.0 if is_regret and is_reference else self._lower_bound(point)
+        return Certificate(
+            promise=study.demands.promise,
+            bound=point.bound,
+            level=study.demands.level,
+            # The walk's own test has said that the promise holds; a bound found by bisection may be a hair under it.
+            lower_bound=max(lower_bound, -point.bound if is_regret else point.bound),
+            n=len(study.rows_B),
+            reference=study.committee.names[study.reference] if is_regret else None,
+            data_sha256=self._data_sha256,
+        )
+
+
+def measured_policy(
+    name: str, names: Sequence[str], gates: Gates, outcome: Outcome, certificate: Certificate | None = None
+) -> Policy:
+    """Give a policy with its numbers.
+
+    Args:
+        name: the policy's.
+        names: of the committee's members.
+        gates: its stages.
+        outcome: on the rows that it is measured on.
+        certificate: its promise.
+    """
+    return Policy(
+        name=name,
+        stages=_stages(names, gates),
+        worst_case_flops=outcome.worst_case_flops,
+        expected_flops=outcome.expected_flops,
+        accuracy=outcome.accuracy,
+        accuracy_interval=binomial_interval(n=len(outcome.correct_N), hits=int(outcome.correct_N.sum())),
+        exit_shares=outcome.exit_shares,
+        certificate=certificate,
+    )
+
+
+def _stages(names: Sequence[str], gates: Gates) -> tuple[Stage, ...]:
+    return tuple(Stage(member=names[gate.member], threshold=gate.threshold) for gate in gates)
+
+
+def draw_plan(study: Study, task: Task, members: Sequence[ZooMember], rows: ZooRows) -> Plan:
+    """Draw a plan from a study.
+
+    Args:
+        study: what planning found.
+        task: image size and classes.
+        members: in the order of the study's committee.
+        rows: the study's.
+
+    Returns:
+        the plan, with those members that some policy uses.
+
+    Raises:
+        UnreachableError: ``min_accuracy`` can't be promised.
+    """
+    policies = _Namer(study, rows.fingerprint(study.rows_B)).policies()
+    used = _used_members(policies.values(), members, study.committee.temperatures)
+    return Plan(
+        task=task,
+        members=used,
+        combine=study.chosen.rules.combine,
+        confidence=study.chosen.rules.confidence,
+        policies=policies,
+        reference=study.committee.names[study.reference],
+        calibration=_calibration(rows, used, n_search=len(study.rows_A), seed=study.demands.seed),
+    )
+
+
+def draw_manual_plan(
+    *, task: Task, members: Sequence[ZooMember], thresholds: Sequence[float], rules: Rules, rows: ZooRows | None
+) -> Plan:
+    """Make a plan whose ``default`` is what the user says, and which has no other policy.
+
+    Args:
+        task: image size and classes.
+        members: one a stage, in order.
+        thresholds: one a stage but the last.
+        rules: how they speak together.
+        rows: to fit temperatures and measure on, all of them; None sets temperatures to 1 and leaves numbers null.
+
+    Raises:
+        PlanError: a threshold is not between 0 and 1.
+    """
+    names = [member.name for member in members]
+    gates = tuple(Gate(member=position, threshold=threshold) for position, threshold in enumerate((*thresholds, None)))
+    if rows is None:
+        worst = cumulative_flops([member.card.cost.flops for member in members])[-1]
+        policy = Policy(name=DEFAULT_POLICY, stages=_stages(names, gates), worst_case_flops=worst)
+        temperatures: Sequence[float] = (1.0,) * len(members)
+    else:
+        flops = [member.card.cost.flops for member in members]
+        committee = make_committee(rows, names, flops, np.arange(len(rows.labels_N)))
+        policy = measured_policy(DEFAULT_POLICY, names, gates, evaluate_policy(committee, rules, gates))
+        temperatures = committee.temperatures
+    used = _used_members([policy], members, temperatures)
+    return Plan(
+        task=task,
+        members=used,
+        combine=rules.combine,
+        confidence=rules.confidence,
+        policies={DEFAULT_POLICY: policy},
+        calibration=None if rows is None else _calibration(rows, used, n_search=len(rows.labels_N), seed=0),
+    )
+
+
+def _used_members(
+    policies: Iterable[Policy], members: Sequence[ZooMember], temperatures: Sequence[float]
+) -> tuple[Member, ...]:
+    used = {stage.member for policy in policies for stage in policy.stages}
+    return tuple(
+        plan_member(member, temperature)
+        for member, temperature in zip(members, temperatures, strict=True)
+        if member.name in used
+    )
+
+
+def _calibration(rows: ZooRows, members: Sequence[Member], *, n_search: int, seed: int) -> Calibration:
+    return Calibration(
+        n=len(rows.labels_N),
+        n_search=n_search,
+        n_test=len(rows.labels_N) - n_search,
+        data_sha256=rows.fingerprint(),
+        seed=seed,
+        fingerprint=Fingerprint(
+            engine=CALIBRATION_ENGINE, precision="+".join(sorted({member.precision for member in members}))
+        ),
+    )
