@@ -1,0 +1,36 @@
+"""Errors of the training side.
+
+TrainingError
+├── DataError         a data set or a split of it can't be made as asked
+├── DivergedError     the loss is no longer finite; names the step
+└── WeightsError      weights can't be written
+"""
+
+
+class TrainingError(Exception):
+    """Root of the training side's errors."""
+
+
+class DataError(TrainingError):
+    """A data set or a split of it can't be made as asked."""
+
+
+class DivergedError(TrainingError):
+    """The loss is no longer finite.
+
+    Args:
+        step: the first step, counted from 1, whose loss was not finite.
+        epoch: its epoch, counted from 1.
+        loss: what it was.
+        peak_lr: of the run's configuration.
+    """
+
+    def __init__(self, *, step: int, epoch: int, loss: float, peak_lr: float) -> None:
+        super().__init__(
+            f"step {step} (epoch {epoch}): loss: got {loss}; must be finite; try a peak_lr below {peak_lr:g}"
+        )
+        self.step = step
+
+
+class WeightsError(TrainingError):
+    """Weights can't be written."""

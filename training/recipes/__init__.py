@@ -1,0 +1,1 @@
+"""Recipes: functions that return the full configuration of a run."""
