@@ -3,6 +3,7 @@
 import difflib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from pydantic import JsonValue
@@ -61,6 +62,18 @@ class BuiltModel:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class _Order:
+    """The arguments of :func:`build_model`."""
+
+    name: str
+    classes: int
+    channels: int
+    image_size: int | None
+    pretrained: bool
+    arguments: dict[str, JsonValue]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class _Entry:
     build: Callable[..., nn.Module]
     arguments: Mapping[str, JsonValue]
@@ -94,6 +107,17 @@ _OWN: dict[str, _Entry] = {
         for size, layers in SIZES.items()
     },
 }
+
+
+def input_preset(name: str) -> InputPreset:
+    """Give the input that one of the zoo's own architectures is made for.
+
+    Raises:
+        UnknownArchitectureError: it is none of them.
+    """
+    if name not in _OWN:
+        raise UnknownArchitectureError(f"architecture: got {name!r}; must be one of {', '.join(_OWN)}")
+    return _OWN[name].preset
 
 
 def architecture_names() -> tuple[str, ...]:
@@ -130,16 +154,23 @@ def build_model(
     if image_size is not None and image_size < 1:
         raise ExportError(f"image size: got {image_size}; must be at least 1 pixel")
     builder = _builder(name)
-    chosen = dict(arguments or {})
+    order = _Order(
+        name=name,
+        classes=classes,
+        channels=channels,
+        image_size=image_size,
+        pretrained=pretrained,
+        arguments=dict(arguments or {}),
+    )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         try:
-            return builder(name, classes, channels, image_size, pretrained, chosen)
+            return builder(order)
         except (TypeError, ValueError, RuntimeError, OSError) as error:
-            raise ExportError(f"architecture {name!r} with arguments {chosen}: {error}") from error
+            raise ExportError(f"architecture {name!r} with arguments {order.arguments}: {error}") from error
 
 
-_Builder = Callable[[str, int, int, int | None, bool, dict[str, JsonValue]], BuiltModel]
+_Builder = Callable[[_Order], BuiltModel]
 
 
 def _builder(name: str) -> _Builder:
@@ -163,23 +194,17 @@ def _candidates(name: str) -> list[str]:
     return bare or [*_OWN, *timm_names, *torchvision_names]
 
 
-def _build_own(
-    name: str,
-    classes: int,
-    channels: int,
-    image_size: int | None,
-    pretrained: bool,
-    arguments: dict[str, JsonValue],
-) -> BuiltModel:
-    entry = _OWN[name]
-    if pretrained:
+def _build_own(order: _Order) -> BuiltModel:
+    entry = _OWN[order.name]
+    if order.pretrained:
         raise ValueError("no pretrained weights are published for it; give a file with --weights")
-    preset = entry.preset.with_channels(channels)
-    if image_size is not None:
-        preset = replace(preset, height=image_size, width=image_size)
-    merged = {**entry.arguments, **({"image_size": preset.height} if entry.has_fixed_size else {}), **arguments}
-    module = entry.build(classes=classes, channels=channels, **merged)
-    return BuiltModel(module=module.eval(), architecture=name, arguments=merged, preset=preset)
+    preset = entry.preset.with_channels(order.channels)
+    if order.image_size is not None:
+        preset = replace(preset, height=order.image_size, width=order.image_size)
+    size: dict[str, JsonValue] = {"image_size": preset.height} if entry.has_fixed_size else {}
+    arguments = {**entry.arguments, **size, **order.arguments}
+    module = entry.build(classes=order.classes, channels=order.channels, **arguments)
+    return BuiltModel(module=module.eval(), architecture=order.name, arguments=arguments, preset=preset)
 
 
 def _is_timm(name: str) -> bool:
@@ -188,37 +213,30 @@ def _is_timm(name: str) -> bool:
     return name.startswith(_TIMM_SOURCES) or timm.is_model(name.partition(".")[0])
 
 
-def _build_timm(
-    name: str,
-    classes: int,
-    _channels: int,
-    image_size: int | None,
-    pretrained: bool,
-    arguments: dict[str, JsonValue],
-) -> BuiltModel:
+def _build_timm(order: _Order) -> BuiltModel:
     import timm
 
-    model = name.removeprefix(TIMM)
+    create: Callable[..., Any] = timm.create_model
+    model, arguments = order.name.removeprefix(TIMM), order.arguments
     config = None if model.startswith(_TIMM_SOURCES) else timm.get_pretrained_cfg(model)
-    if pretrained and config is not None:
-        _check_classes(config.num_classes, classes)
-    if image_size is not None and config is not None and config.fixed_input_size:
-        arguments = {"img_size": image_size, **arguments}
+    if config is not None:
+        if order.pretrained:
+            _check_classes(config.num_classes, order.classes)
+        if order.image_size is not None and config.fixed_input_size:
+            arguments = {"img_size": order.image_size, **arguments}
     # A pretrained head is kept as it is, so that its classes can be checked: timm would silently draw a new one.
-    head = {} if pretrained else {"num_classes": classes}
-    module = timm.create_model(model, pretrained=pretrained, **head, **arguments)
-    _check_classes(module.num_classes, classes)
+    head = {} if order.pretrained else {"num_classes": order.classes}
+    module = create(model, pretrained=order.pretrained, **head, **arguments)
+    _check_classes(module.num_classes, order.classes)
     channels, height, width = module.pretrained_cfg["input_size"]
-    if image_size is not None:
-        height = width = image_size
     preset = InputPreset(
-        height=height,
-        width=width,
+        height=order.image_size or height,
+        width=order.image_size or width,
         channels=channels,
         mean=tuple(module.pretrained_cfg["mean"]),
         std=tuple(module.pretrained_cfg["std"]),
     )
-    return BuiltModel(module=module.eval(), architecture=name, arguments=arguments, preset=preset)
+    return BuiltModel(module=module.eval(), architecture=order.name, arguments=arguments, preset=preset)
 
 
 def _torchvision_names() -> list[str]:
@@ -228,30 +246,25 @@ def _torchvision_names() -> list[str]:
     return names
 
 
-def _build_torchvision(
-    name: str,
-    classes: int,
-    _channels: int,
-    image_size: int | None,
-    pretrained: bool,
-    arguments: dict[str, JsonValue],
-) -> BuiltModel:
+def _build_torchvision(order: _Order) -> BuiltModel:
     from torchvision import models
 
-    model = name.removeprefix(TORCHVISION)
+    model, arguments = order.name.removeprefix(TORCHVISION), order.arguments
     weights = models.get_model_weights(model).DEFAULT
     transforms = weights.transforms()
-    size = image_size or transforms.crop_size[0]
-    if pretrained:
-        _check_classes(len(weights.meta["categories"]), classes)
+    size = order.image_size or transforms.crop_size[0]
     if model.startswith("vit_") and size != transforms.crop_size[0]:
         arguments = {"image_size": size, **arguments}
-    # These two warn unless they are told how to draw weights.
-    extra = {"init_weights": True} if model in ("googlenet", "inception_v3") and not pretrained else {}
-    extra |= {} if pretrained else {"num_classes": classes}
-    module = models.get_model(model, weights=weights if pretrained else None, **extra, **arguments)
+    chosen: dict[str, Any] = {"weights": None, "num_classes": order.classes}
+    if order.pretrained:
+        _check_classes(len(weights.meta["categories"]), order.classes)
+        chosen = {"weights": weights}
+    elif model in ("googlenet", "inception_v3"):
+        # These two warn unless they are told how to draw weights.
+        chosen["init_weights"] = True
+    module = models.get_model(model, **chosen, **arguments)
     preset = InputPreset(height=size, width=size, channels=3, mean=tuple(transforms.mean), std=tuple(transforms.std))
-    return BuiltModel(module=module.eval(), architecture=name, arguments=arguments, preset=preset)
+    return BuiltModel(module=module.eval(), architecture=order.name, arguments=arguments, preset=preset)
 
 
 def _check_classes(found: int, classes: int) -> None:

@@ -1,0 +1,174 @@
+"""From a torch module to a member's graph: preamble inside, dynamic batch, checked against torch in ONNX Runtime."""
+# Shapes: B rows, K classes, BHWC images as they come in, BCHW as the network sees them.
+
+import warnings
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from onnx import ModelProto
+from torch import Tensor, nn
+from torch.nn import functional
+
+from model_zoo.card import AgreementCard, InputCard, TaskCard
+from model_zoo.errors import ExportError
+from model_zoo.flops import GraphCost, count_model
+from model_zoo.graph import (
+    AGREEMENT_BATCH,
+    BATCH_NAME,
+    INPUT_NAME,
+    MAX_GRAPH_BYTES,
+    OUTPUT_NAME,
+    GraphSession,
+    check_batch_invariance,
+    largest_difference,
+    random_images,
+    strip_metadata,
+)
+from model_zoo.registry import BuiltModel, InputPreset
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExportedModel:
+    """A graph that keeps the zoo's contract.
+
+    Attributes:
+        graph: uint8 ``images`` [B, H, W, C] in, float32 ``logits`` [B, K] out.
+        input: what its preamble does.
+        cost: per image; params are torch's.
+        agreement: with the source.
+    """
+
+    graph: ModelProto
+    input: InputCard
+    cost: GraphCost
+    agreement: AgreementCard
+
+
+class ServedModule(nn.Module):
+    """A network behind its preamble: resize where sizes differ, grey repeated where it wants colour, normalise.
+
+    Args:
+        network: takes normalised float32 [B, C, H, W].
+        preset: what it wants to see.
+        task: what comes in.
+
+    Raises:
+        ExportError: the network wants grey and the task has colour.
+    """
+
+    mean: Tensor
+    scale: Tensor
+
+    def __init__(self, network: nn.Module, preset: InputPreset, task: TaskCard) -> None:
+        super().__init__()
+        if task.channels not in (preset.channels, 1):
+            raise ExportError(f"channels: the network takes {preset.channels}; the task has {task.channels}")
+        self.network = network
+        self._size = (preset.height, preset.width)
+        self._is_resized = self._size != (task.height, task.width)
+        self._repeats = preset.channels // task.channels
+        self.register_buffer("mean", 255 * torch.tensor(preset.mean).view(1, -1, 1, 1))
+        self.register_buffer("scale", 1 / (255 * torch.tensor(preset.std).view(1, -1, 1, 1)))
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Give logits float32 [B, K] for uint8 images [B, H, W, C] at the task's size."""
+        images_BCHW = images.permute(0, 3, 1, 2).to(torch.float32)
+        if self._is_resized:
+            images_BCHW = functional.interpolate(
+                images_BCHW, size=self._size, mode="bilinear", align_corners=False, antialias=True
+            )
+        # Grey broadcasts to the network's channels, where it is repeated.
+        normal_BCHW = (images_BCHW - self.mean) * self.scale
+        logits_BK: Tensor = self.network(normal_BCHW)
+        return logits_BK.to(torch.float32)
+
+
+def export_model(built: BuiltModel, task: TaskCard) -> ExportedModel:
+    """Export a network to ONNX and check the graph.
+
+    Args:
+        built: the network, with its weights.
+        task: image size and classes.
+
+    Returns:
+        the graph, with what is known about it.
+
+    Raises:
+        ExportError: the network can't be exported, is larger than 2 GiB, gives something else than [B, K] finite
+            logits, or the graph does not agree with it.
+        FlopsError: its cost can't be counted.
+    """
+    _check_size(built.module)
+    served = ServedModule(built.module, built.preset, task).eval()
+    images_BHWC = random_images(task, AGREEMENT_BATCH)
+    logits_BK = _run_torch(served, images_BHWC, len(task.classes))
+    graph = export_graph(served, task)
+    session = GraphSession(graph)
+    difference = largest_difference(logits_BK, session.logits(images_BHWC), "ONNX Runtime against torch")
+    check_batch_invariance(session, task)
+    cost = count_model(graph)
+    params = sum(parameter.numel() for parameter in built.module.parameters())
+    preset = built.preset
+    return ExportedModel(
+        graph=graph,
+        input=InputCard(height=preset.height, width=preset.width, mean=preset.mean, std=preset.std),
+        cost=GraphCost(flops=cost.flops, macs=cost.macs, params=params),
+        agreement=AgreementCard(max_logit_difference=difference, n=AGREEMENT_BATCH),
+    )
+
+
+def _check_size(module: nn.Module) -> None:
+    size = sum(tensor.numel() * tensor.element_size() for tensor in module.state_dict().values())
+    if size > MAX_GRAPH_BYTES:
+        raise ExportError(f"weights: got {size} bytes; must be at most {MAX_GRAPH_BYTES} (2 GiB), one ONNX file")
+
+
+def _run_torch(served: ServedModule, images_BHWC: NDArray[np.uint8], classes: int) -> NDArray[np.float32]:
+    try:
+        with torch.inference_mode():
+            output = served(torch.from_numpy(images_BHWC))
+    except (RuntimeError, ValueError, AssertionError, AttributeError, TypeError) as error:
+        raise ExportError(f"the network fails on images {images_BHWC.shape}: {error}") from error
+    wanted = (len(images_BHWC), classes)
+    if tuple(output.shape) != wanted:
+        raise ExportError(f"the network's output: got shape {list(output.shape)}; must be {list(wanted)}")
+    logits_BK: NDArray[np.float32] = output.numpy()
+    return logits_BK
+
+
+def export_graph(served: ServedModule, task: TaskCard, *, optimize: bool = True) -> ModelProto:
+    """Export a module with its preamble, without any check.
+
+    Args:
+        served: in evaluation mode; its weights may be fake tensors, when only the graph matters.
+        task: image size and classes.
+        optimize: fold constants and batch normalisation.
+
+    Raises:
+        ExportError: torch can't export it.
+    """
+    # A batch of 2: torch would take 1 for a constant.
+    example_BHWC = torch.zeros((2, task.height, task.width, task.channels), dtype=torch.uint8)
+    with warnings.catch_warnings():
+        # The exporter warns of its own internals.
+        warnings.simplefilter("ignore")
+        try:
+            program = torch.onnx.export(
+                served,
+                (example_BHWC,),
+                dynamo=True,
+                verbose=False,
+                optimize=optimize,
+                input_names=[INPUT_NAME],
+                output_names=[OUTPUT_NAME],
+                dynamic_shapes={INPUT_NAME: {0: torch.export.Dim(BATCH_NAME)}},
+            )
+        except torch.onnx.errors.OnnxExporterError as error:
+            raise ExportError(f"torch can't export the network with a dynamic batch: {error}") from error
+    if program is None:
+        raise ExportError("torch's exporter gave nothing")
+    graph = program.model_proto
+    strip_metadata(graph.graph)
+    return graph
