@@ -10,9 +10,9 @@ from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from typing import Literal, Protocol, TypeVar
 
-from cascade_serve.errors import RequestError
 from cascade_serve.load.arrivals import Arrival, Arrivals, Clock, MonotonicClock
 from cascade_serve.load.report import Answer, LoadReport, Tally, make_report
+from cascade_serve.rpc.remote import RemoteError
 
 _PROGRESS_INTERVAL_S = 0.1
 
@@ -63,7 +63,7 @@ class Caller(Protocol[PayloadT]):
         """Send it and wait for the answer. Timed.
 
         Raises:
-            RequestError: it failed; counted, and the run goes on.
+            RemoteError: it failed; counted, and the run goes on.
         """
         ...
 
@@ -89,7 +89,7 @@ def run_load(
 
     Raises:
         ValueError: there is no caller.
-        Exception: whatever a caller raises other than RequestError; the others are stopped first.
+        Exception: whatever a caller raises other than RemoteError; the others are stopped first.
     """
     if not callers:
         raise ValueError("callers: got none; must be at least one")
@@ -157,7 +157,7 @@ def _call_once(caller: Caller[PayloadT], payload: PayloadT, arrival: Arrival, ta
     due_s = sent_s if arrival.due_s is None else arrival.due_s
     try:
         answer, error = caller.send(payload), None
-    except RequestError as failure:
+    except RemoteError as failure:
         answer, error = None, failure
     done_s = clock.now()
     tally.done += 1
@@ -167,4 +167,4 @@ def _call_once(caller: Caller[PayloadT], payload: PayloadT, arrival: Arrival, ta
     if answer is not None:
         tally.add_answer(answer, latency_s=done_s - due_s, send_delay_s=sent_s - due_s)
     elif error is not None:
-        tally.add_error(type(error).__name__, str(error))
+        tally.add_error(error.code, str(error))

@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 import numpy as np
 import pytest
 
-from cascade_serve.errors import InvalidRequestError, OverloadedError
 from cascade_serve.load.generator import Caller, LoadConfig, run_load
 from cascade_serve.load.report import Answer
+from cascade_serve.rpc.remote import RemoteInvalidError, RemoteOverloadedError
 
 
 @dataclass
@@ -42,7 +42,7 @@ class _Caller:
         self.sent.append(payload)
         self.clock.time_s += self.service_s
         if payload in self.fail_at:
-            raise OverloadedError(f"request {payload}: full")
+            raise RemoteOverloadedError("RESOURCE_EXHAUSTED", f"request {payload}: full")
         return Answer(np.array([payload % 3]), np.array([100 * (payload % 3 + 1)]))
 
 
@@ -100,8 +100,8 @@ def test_failures_are_counted_by_kind_and_left_out_of_the_latency() -> None:
     clock = _ManualClock()
     report = run_load([_Caller(clock, fail_at=(1, 3))], LoadConfig(seconds=None, count=5, warm_up_s=0), clock=clock)
     assert (report.requests, report.failed, report.images) == (3, 2, 3)
-    assert report.errors == {"OverloadedError": 2}
-    assert report.first_error == "request 1: full"
+    assert report.errors == {"RESOURCE_EXHAUSTED": 2}
+    assert report.first_error == "RESOURCE_EXHAUSTED: request 1: full"
 
 
 def test_a_run_without_an_answer_has_no_latency() -> None:
@@ -174,7 +174,7 @@ def test_no_caller_is_refused() -> None:
 def test_invalid_requests_do_not_end_the_run() -> None:
     class Refused(_Endless):
         def send(self, payload: int) -> Answer:
-            raise InvalidRequestError("max_flops", payload, "at least 1")
+            raise RemoteInvalidError("INVALID_ARGUMENT", f"request {payload}")
 
     report = run_load([Refused()], LoadConfig(seconds=None, count=3, warm_up_s=0))
-    assert report.errors == {"InvalidRequestError": 3}
+    assert report.errors == {"INVALID_ARGUMENT": 3}
