@@ -6,11 +6,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from cascade_serve.core.arrays import BoolArray, FloatArray, IntArray
+from cascade_serve.core.arrays import BoolArray, FloatArray
 from cascade_serve.core.plan import Plan
 from cascade_serve.engine.gating import score_logits
 from cascade_serve.engine.protocol import Runner
-from cascade_serve.engine.slab import Slab
+from cascade_serve.engine.slab import Slab, rows_of
 from cascade_serve.errors import MemberError
 
 _log = logging.getLogger(__name__)
@@ -33,7 +33,7 @@ class BatchOutcome:
     was_retried: bool = False
 
 
-def run_batch(plan: Plan, slab: Slab, runner: Runner, member: int, slots: IntArray) -> BatchOutcome:
+def run_batch(plan: Plan, slab: Slab, runner: Runner, member: int, slots: list[int]) -> BatchOutcome:
     """Run a member over the images of some slots.
 
     Args:
@@ -41,13 +41,13 @@ def run_batch(plan: Plan, slab: Slab, runner: Runner, member: int, slots: IntArr
         slab: holds the images; only read.
         runner: a free set of sessions.
         member: its index in the plan.
-        slots: int64 [B], at least one.
+        slots: of the rows, at least one.
 
     Returns:
         the outcome; a member that raises is logged and noted.
     """
     try:
-        logits_BK = runner.run(member, slab.images(slots))
+        logits_BK = runner.run(member, slab.images_RHWC[rows_of(slots)])
     except MemberError as error:
         _log.warning("member %r failed on a batch of %d: %s", plan.members[member].name, len(slots), error)
         return _run_rows(plan, slab, runner, member, slots)
@@ -55,12 +55,12 @@ def run_batch(plan: Plan, slab: Slab, runner: Runner, member: int, slots: IntArr
     return BatchOutcome(score_BK, usable_B, np.zeros(len(slots), dtype=np.bool_))
 
 
-def _run_rows(plan: Plan, slab: Slab, runner: Runner, member: int, slots: IntArray) -> BatchOutcome:
+def _run_rows(plan: Plan, slab: Slab, runner: Runner, member: int, slots: list[int]) -> BatchOutcome:
     logits_BK = np.zeros((len(slots), len(plan.task.classes)), dtype=np.float32)
     failed_B: BoolArray = np.zeros(len(slots), dtype=np.bool_)
-    for row in range(len(slots)):
+    for row, slot in enumerate(slots):
         try:
-            logits_BK[row] = runner.run(member, slab.images(slots[row : row + 1]))[0]
+            logits_BK[row] = runner.run(member, slab.images_RHWC[slot : slot + 1])[0]
         except MemberError:
             failed_B[row] = True
     score_BK, usable_B = score_logits(plan, member, logits_BK)

@@ -7,6 +7,8 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import lru_cache, partial
+from itertools import compress
 
 import numpy as np
 
@@ -18,7 +20,7 @@ from cascade_serve.engine.batch_run import run_batch
 from cascade_serve.engine.gating import gate
 from cascade_serve.engine.protocol import EngineConfig, MemberStatistics, Observer, Runner
 from cascade_serve.engine.scheduler import Batch, Gated, Scheduler
-from cascade_serve.engine.slab import Slab
+from cascade_serve.engine.slab import Slab, rows_of
 from cascade_serve.engine.ticket import RowTicket
 from cascade_serve.errors import AbandonedError, InvalidRequestError, LateError, UnavailableError
 
@@ -69,6 +71,8 @@ class CommitteeEngine:
         self._observer = observer
         self._clock = clock
         self._runners = tuple(runners)
+        # Callers repeat themselves; what they may make up is bounded.
+        self._route = lru_cache(maxsize=1024)(partial(make_route, plan))
         self._slab = Slab(plan, config.max_queue_rows)
         self._assistants = ThreadPoolExecutor(max(1, config.workers - 1), thread_name_prefix="cascade-assistant")
         self._lock = threading.Lock()
@@ -125,7 +129,7 @@ class CommitteeEngine:
 
     def admit(self, request: Request) -> RowTicket:
         """Check a request, copy its images into the slab and queue its rows; see the protocol."""
-        route = make_route(self.plan, request.terms)
+        route = self._route(request.terms)
         self._check_images(request.images_BHWC)
         now_s = self._clock()
         if request.deadline_s is not None and request.deadline_s <= now_s:
@@ -136,7 +140,7 @@ class CommitteeEngine:
             slots = self._scheduler.reserve(len(request.images_BHWC))
             ticket = RowTicket(self, request=request, route=route, slots=slots, admitted_s=now_s)
             self._tickets.add(ticket)
-        self._slab.fill(np.array(slots, dtype=np.int64), request, route)
+        self._slab.fill(rows_of(slots), request, route)
         with self._lock:
             if not ticket.is_closed:
                 self._scheduler.enqueue(ticket)
@@ -215,7 +219,7 @@ class CommitteeEngine:
         except Exception:  # noqa: BLE001 - the one boundary of a working thread
             _log.exception("a batch of member %r failed", self.plan.members[job.batch.member].name)
             with self._lock:
-                self._scheduler.fail(job.batch, job.batch.slots.tolist())
+                self._scheduler.fail(job.batch, job.batch.slots)
         finally:
             with self._lock:
                 self._scheduler.finish(job.batch)
@@ -231,17 +235,17 @@ class CommitteeEngine:
             statistics.ran(batch.member, len(batch.slots), float(queue_s_B.sum()), compute_s)
             if outcome.was_retried:
                 statistics.failed(batch.member)
-                self._scheduler.fail(batch, batch.slots[outcome.failed_B].tolist())
-            gated = self._scheduler.note(batch, outcome)
+                self._scheduler.fail(batch, compress(batch.slots, outcome.failed_B))
+            gates = self._scheduler.note(batch, outcome)
             allowance_s_M = self._scheduler.allowance_s()
         self._observer.batch_ran(self.plan.members[batch.member].name, queue_s_B, compute_s)
-        if len(gated.slots):
+        for gated in gates:
             self._gate(gated, allowance_s_M)
 
     def _gate(self, gated: Gated, allowance_s_M: Float64Array) -> None:
         now_s = self._clock()
-        verdicts = gate(self.plan, self._slab, gated.slots, gated.stage_B, now_s=now_s, stage_s_M=allowance_s_M)
-        self._observer.rows_gated(gated.stage_B, verdicts.confidence_B)
+        verdicts = gate(self.plan, self._slab, gated.rows, gated.stage, now_s=now_s, stage_s_M=allowance_s_M)
+        self._observer.rows_gated(verdicts.answers.exit_stage_B, verdicts.confidence_B)
         with self._lock:
             self._scheduler.settle(gated, verdicts, now_s)
 
@@ -249,22 +253,21 @@ class CommitteeEngine:
 
     def collect(self, ticket: RowTicket) -> Reply:
         """Read the answers of a ticket that was closed without an error."""
-        slab, slots = self._slab, np.array(ticket.slots, dtype=np.int64)
-        reason_B = slab.exit_reason_R[slots]
-        probabilities_BK = slab.probabilities_RK[slots]
+        slab, rows = self._slab, rows_of(ticket.slots)
+        # Copies, as the slots are given back while the reply is still being written.
+        probabilities_BK = np.array(slab.probabilities_RK[rows])
+        reason_B = np.array(slab.exit_reason_R[rows])
         reply = Reply(
             probabilities_BK=probabilities_BK,
             label_B=probabilities_BK.argmax(axis=1),
-            confidence_B=slab.confidence_R[slots],
-            exit_stage_B=slab.exit_stage_R[slots],
+            confidence_B=np.array(slab.confidence_R[rows]),
+            exit_stage_B=np.array(slab.exit_stage_R[rows]),
             exit_reason_B=reason_B,
-            flops_B=slab.spent_flops(slots),
+            flops_B=np.array(slab.spent_flops_R[rows]),
             policy=ticket.route.policy,
-            certified=self._is_certified
-            and ticket.route.is_certified
-            and not bool((reason_B == ExitReason.DEADLINE).any()),
+            certified=self._is_certified and ticket.route.is_certified and ExitReason.DEADLINE not in reason_B,
         )
-        self._observer.request_answered(reply, slab.exited_s_R[slots] - ticket.admitted_s)
+        self._observer.request_answered(reply, slab.exited_s_R[rows] - ticket.admitted_s)
         return reply
 
     def release(self, ticket: RowTicket) -> None:

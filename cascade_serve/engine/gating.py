@@ -1,17 +1,17 @@
 """At the end of a stage: which rows exit, defer or fail, and what they would leave with."""
-# Shapes: B rows of the batch, R slots, S stages, K classes, M members.
+# Shapes: B rows at one gate, R slots, S stages, K classes, M members.
 
 from dataclasses import dataclass
 
 import numpy as np
 
-from cascade_serve.core.arrays import BoolArray, Float64Array, FloatArray, IntArray
+from cascade_serve.core.arrays import BoolArray, Float64Array, FloatArray
 from cascade_serve.core.combine import combine_stages, is_usable, member_score
 from cascade_serve.core.confidence import confidence
 from cascade_serve.core.gate import should_exit
 from cascade_serve.core.plan import Plan
 from cascade_serve.core.request import ExitReason
-from cascade_serve.engine.slab import Answers, Slab
+from cascade_serve.engine.slab import Answers, Rows, Slab
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,69 +48,66 @@ def score_logits(plan: Plan, member: int, logits_BK: FloatArray) -> tuple[FloatA
     return member_score(plan.combine, logits_BK, plan.members[member].temperature), usable_B
 
 
-def gate(
-    plan: Plan, slab: Slab, slots: IntArray, stage_B: IntArray, *, now_s: float, stage_s_M: Float64Array
-) -> Verdicts:
+def gate(plan: Plan, slab: Slab, rows: Rows, stage: int, *, now_s: float, stage_s_M: Float64Array) -> Verdicts:
     """Judge rows at the end of a stage.
 
     Args:
         plan: the plan being served.
         slab: holds the rows; only read.
-        slots: int64 [B], at least one.
-        stage_B: int64 [B], the stage each row has just ended.
+        rows: B of them, at least one.
+        stage: the one they have just ended, 0-based, in their routes.
         now_s: on the engine's clock.
         stage_s_M: float64 [M], seconds to allow for a stage of each member.
 
     Returns:
         the verdicts.
     """
-    answer_BK, answer_B = _running_answer(plan, slab, slots, int(stage_B.max()) + 1)
-    confidence_B = np.where(slab.usable_RS[slots, stage_B], answer_B, np.float32(np.nan))
-    confident_B = should_exit(confidence_B, slab.threshold_RS[slots, stage_B])
-    is_last_B = stage_B == slab.last_stage_R[slots]
-    late_B = _is_late(slab, slots, stage_B, now_s, stage_s_M)
-    speechless_B = np.isnan(answer_B)
-    reason_B = np.where(late_B, np.uint8(ExitReason.DEADLINE), np.uint8(ExitReason.CONFIDENT))
-    reason_B = np.where(is_last_B, slab.last_reason_R[slots], reason_B)
-    reason_B = np.where(confident_B, np.uint8(ExitReason.CONFIDENT), reason_B)
+    answer_BK, answer_B = _running_answer(plan, slab, rows, stage + 1)
+    confidence_B = np.where(slab.usable_RS[rows, stage], answer_B, np.float32(np.nan))
+    confident_B = should_exit(confidence_B, slab.threshold_RS[rows, stage])
+    is_last_B = slab.last_stage_R[rows] == stage
+    late_B = _is_late(slab, rows, stage, now_s, stage_s_M)
+    has_answer_B = ~np.isnan(answer_B)
+    reason_B = np.where(is_last_B, slab.last_reason_R[rows], np.uint8(ExitReason.DEADLINE))
+    reason_B[confident_B] = ExitReason.CONFIDENT
     return Verdicts(
         confidence_B=confidence_B,
-        exits_B=(confident_B | is_last_B | late_B) & ~speechless_B,
-        fails_B=is_last_B & speechless_B,
-        answers=Answers(answer_BK, answer_B, stage_B, reason_B),
+        exits_B=(confident_B | is_last_B | late_B) & has_answer_B,
+        fails_B=is_last_B & ~has_answer_B,
+        answers=Answers(answer_BK, answer_B, np.full(len(answer_B), stage), reason_B),
     )
 
 
-def answer_as_is(plan: Plan, slab: Slab, slots: IntArray) -> Answers:
+def answer_as_is(plan: Plan, slab: Slab, rows: Rows) -> Answers:
     """Answer rows whose time is up with what the stages done have said.
 
     Args:
         plan: the plan being served.
         slab: holds the rows; only read.
-        slots: int64 [B].
+        rows: B of them, at least one.
 
     Returns:
         answers whose exit stage is the last that ran; their confidence is NaN where no member had a usable answer.
     """
     stages = slab.ran_RS.shape[1]
-    answer_BK, answer_B = _running_answer(plan, slab, slots, stages)
-    exit_stage_B = stages - 1 - slab.ran_RS[slots, ::-1].argmax(axis=1)
-    return Answers(answer_BK, answer_B, exit_stage_B, np.full(len(slots), ExitReason.DEADLINE, dtype=np.uint8))
+    answer_BK, answer_B = _running_answer(plan, slab, rows, stages)
+    exit_stage_B = stages - 1 - slab.ran_RS[rows, ::-1].argmax(axis=1)
+    return Answers(answer_BK, answer_B, exit_stage_B, np.full(len(answer_B), ExitReason.DEADLINE, dtype=np.uint8))
 
 
-def _running_answer(plan: Plan, slab: Slab, slots: IntArray, num_stages: int) -> tuple[FloatArray, FloatArray]:
+def _running_answer(plan: Plan, slab: Slab, rows: Rows, num_stages: int) -> tuple[FloatArray, FloatArray]:
     """Combine what each row's members have said: probabilities [B, K], confidence [B]; NaN where none has."""
     stages = slice(0, num_stages)
-    answer_BK = combine_stages(plan.combine, slab.score_RSK[slots, stages], slab.usable_RS[slots, stages])
+    answer_BK = combine_stages(plan.combine, slab.score_RSK[rows, stages], slab.usable_RS[rows, stages])
     return answer_BK, confidence(plan.confidence, answer_BK)
 
 
-def _is_late(slab: Slab, slots: IntArray, stage_B: IntArray, now_s: float, stage_s_M: Float64Array) -> BoolArray:
-    """Tell which rows that may answer early would not finish their next stage in time."""
-    answers_late_B = slab.answers_late_R[slots]
-    if not answers_late_B.any():
-        return answers_late_B
-    next_B = np.minimum(stage_B + 1, slab.last_stage_R[slots])
-    end_s_B = now_s + stage_s_M[slab.member_RS[slots, next_B]]
-    late_B: BoolArray = answers_late_B & (end_s_B > slab.deadline_s_R[slots])
+def _is_late(slab: Slab, rows: Rows, stage: int, now_s: float, stage_s_M: Float64Array) -> BoolArray:
+    """Tell which rows that would rather have an early answer would not finish their next stage in time."""
+    early_B = slab.answers_early_R[rows]
+    if not early_B.any():
+        return early_B
+    next_stage = min(stage + 1, slab.member_RS.shape[1] - 1)
+    end_s_B = now_s + stage_s_M[slab.member_RS[rows, next_stage]]
+    late_B: BoolArray = early_B & (end_s_B > slab.deadline_s_R[rows])
     return late_B

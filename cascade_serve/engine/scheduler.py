@@ -6,14 +6,14 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from cascade_serve.core.arrays import Float64Array, IntArray
+from cascade_serve.core.arrays import Float64Array
 from cascade_serve.core.plan import Plan
 from cascade_serve.engine.batch_run import BatchOutcome
 from cascade_serve.engine.gating import Verdicts, answer_as_is
 from cascade_serve.engine.protocol import EngineConfig
 from cascade_serve.engine.queue import Entry, MemberQueues, rank_of
 from cascade_serve.engine.rows import RowLedger
-from cascade_serve.engine.slab import Slab
+from cascade_serve.engine.slab import Rows, Slab, rows_of
 from cascade_serve.engine.statistics import RunStatistics
 from cascade_serve.engine.ticket import REPLY_MARGIN_S, RowTicket
 from cascade_serve.errors import LateError, MemberError, OverloadedError, RequestError
@@ -26,25 +26,27 @@ class Batch:
     Attributes:
         member: its index in the plan.
         entries: the rows' places in its queue.
-        slots: int64 [B], the same rows' slots.
+        slots: the same rows' slots.
     """
 
     member: int
     entries: list[Entry]
-    slots: IntArray
+    slots: list[int]
 
 
 @dataclass(frozen=True, slots=True)
 class Gated:
-    """Rows that stand at a gate.
+    """Rows that stand at the same gate.
 
     Attributes:
-        slots: int64 [B].
-        stage_B: int64 [B], the stage at whose end each stands.
+        stage: at whose end they stand, 0-based, in their routes.
+        slots: theirs.
+        rows: the same, as an index.
     """
 
-    slots: IntArray
-    stage_B: IntArray
+    stage: int
+    slots: list[int]
+    rows: Rows
 
 
 class Scheduler:
@@ -119,42 +121,43 @@ class Scheduler:
             if entries:
                 slots = [entry.slot for entry in entries]
                 self._rows.start(slots)
-                return Batch(member, entries, np.array(slots, dtype=np.int64))
+                return Batch(member, entries, slots)
         return None
 
-    def note(self, batch: Batch, outcome: BatchOutcome) -> Gated:
-        """Write down what a member said of its batch; gives the rows that now stand at a gate."""
-        is_open_B = np.array([self._rows.owner(entry.slot) is not None for entry in batch.entries])
-        stage_B = np.array([entry.stage for entry in batch.entries], dtype=np.int64)
-        self._slab.note(
-            batch.slots[is_open_B], stage_B[is_open_B], outcome.score_BK[is_open_B], outcome.usable_B[is_open_B]
-        )
-        slots, stages = [], []
+    def note(self, batch: Batch, outcome: BatchOutcome) -> list[Gated]:
+        """Write down what a member said of its batch; gives the rows that now stand at a gate, gate by gate."""
+        stages = [entry.stage for entry in batch.entries]
+        if stages.count(stages[0]) == len(stages):
+            self._slab.note(rows_of(batch.slots), stages[0], outcome.score_BK, outcome.usable_B)
+        else:
+            for stage in set(stages):
+                chosen = [row for row, stands_at in enumerate(stages) if stands_at == stage]
+                rows = rows_of([batch.slots[row] for row in chosen])
+                self._slab.note(rows, stage, outcome.score_BK[chosen], outcome.usable_B[chosen])
+        gates: dict[int, list[int]] = {}
         for entry, failed in zip(batch.entries, outcome.failed_B.tolist(), strict=True):
             owner = self._rows.spoken(entry.slot)
             if owner is not None and not failed:
-                slots.append(entry.slot)
-                stages.append(len(owner.route.members) - 1 if owner.route.is_ensemble else entry.stage)
-        return Gated(np.array(slots, dtype=np.int64), np.array(stages, dtype=np.int64))
+                stage = len(owner.route.members) - 1 if owner.route.is_ensemble else entry.stage
+                gates.setdefault(stage, []).append(entry.slot)
+        return [Gated(stage, slots, rows_of(slots)) for stage, slots in gates.items()]
 
     def settle(self, gated: Gated, verdicts: Verdicts, now_s: float) -> None:
-        """Let rows that stood at a gate exit, fail or defer."""
-        is_open_B = np.array([self._rows.owner(slot) is not None for slot in gated.slots.tolist()])
-        exits_B = verdicts.exits_B & is_open_B
-        self._slab.answer(gated.slots[exits_B], verdicts.answers.of(exits_B), now_s)
-        fates = zip(
-            gated.slots.tolist(), gated.stage_B.tolist(), exits_B.tolist(), verdicts.fails_B.tolist(), strict=True
-        )
-        for slot, stage, exits, fails in fates:
-            owner = self._rows.owner(slot)
-            if owner is None:
+        """Let rows that stood at a gate exit, fail or defer; rows closed meanwhile are left alone."""
+        owners = [self._rows.owner(slot) for slot in gated.slots]
+        exits = [exits and owner is not None for exits, owner in zip(verdicts.exits_B.tolist(), owners, strict=True)]
+        if leaving := [row for row, does in enumerate(exits) if does]:
+            rows = rows_of([gated.slots[row] for row in leaving])
+            self._slab.answer(rows, verdicts.answers.of(leaving), now_s)
+        for slot, owner, does_exit, fails in zip(gated.slots, owners, exits, verdicts.fails_B.tolist(), strict=True):
+            if owner is None or owner.is_closed:
                 continue
-            if exits:
+            if does_exit:
                 self._exit(owner, slot)
             elif fails:
                 self.end(owner, MemberError(f"row {owner.slots.index(slot)}: no member gave a finite prediction"))
             else:
-                self._defer(owner, slot, stage + 1, now_s)
+                self._defer(owner, slot, gated.stage + 1, now_s)
 
     def fail(self, batch: Batch, slots: Iterable[int]) -> None:
         """Fail the requests of rows on which a member raised."""
@@ -166,7 +169,7 @@ class Scheduler:
 
     def finish(self, batch: Batch) -> None:
         """The batch runs no more: free the slots that were kept for its sake."""
-        self._slab.give_back(self._rows.finish(batch.slots.tolist()))
+        self._slab.give_back(self._rows.finish(batch.slots))
 
     def _defer(self, owner: RowTicket, slot: int, stage: int, now_s: float) -> None:
         rank = rank_of(owner.request.terms.priority)
@@ -216,11 +219,11 @@ class Scheduler:
 
     def _answer_as_is(self, owner: RowTicket, slots: list[int], now_s: float) -> bool:
         """Let rows exit with what they have; False, and nothing done, where one of them has nothing."""
-        slots_B = np.array(slots, dtype=np.int64)
-        answers = answer_as_is(self._plan, self._slab, slots_B)
+        rows = rows_of(slots)
+        answers = answer_as_is(self._plan, self._slab, rows)
         if np.isnan(answers.confidence_B).any():
             return False
-        self._slab.answer(slots_B, answers, now_s)
+        self._slab.answer(rows, answers, now_s)
         self._queues.remove(set(slots))
         for slot in slots:
             self._exit(owner, slot)

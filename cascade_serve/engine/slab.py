@@ -10,6 +10,17 @@ from cascade_serve.core.plan import Plan
 from cascade_serve.core.request import OnDeadline, Request
 from cascade_serve.core.route import Route
 
+Rows = slice | IntArray
+"""Some slots, as numpy indexes them: a slice where they are a run, which spares a copy, else int64 [B]."""
+
+
+def rows_of(slots: list[int]) -> Rows:
+    """Turn a list of at least one slot into an index."""
+    first, count = slots[0], len(slots)
+    if count == 1 or (slots[-1] - first == count - 1 and slots == list(range(first, first + count))):
+        return slice(first, first + count)
+    return np.array(slots, dtype=np.int64)
+
 
 @dataclass(frozen=True, slots=True)
 class Answers:
@@ -20,13 +31,13 @@ class Answers:
     exit_stage_B: IntArray
     exit_reason_B: CodeArray
 
-    def of(self, chosen_B: BoolArray) -> "Answers":
-        """Give the answers of the chosen rows."""
+    def of(self, chosen: list[int]) -> "Answers":
+        """Give the answers of some rows, by their positions."""
         return Answers(
-            self.probabilities_BK[chosen_B],
-            self.confidence_B[chosen_B],
-            self.exit_stage_B[chosen_B],
-            self.exit_reason_B[chosen_B],
+            self.probabilities_BK[chosen],
+            self.confidence_B[chosen],
+            self.exit_stage_B[chosen],
+            self.exit_reason_B[chosen],
         )
 
 
@@ -53,7 +64,7 @@ class Slab:
         self.last_stage_R: IntArray = np.zeros(num_slots, dtype=np.int64)
         self.last_reason_R: CodeArray = np.zeros(num_slots, dtype=np.uint8)
         self.deadline_s_R: Float64Array = np.zeros(num_slots, dtype=np.float64)
-        self.answers_late_R: BoolArray = np.zeros(num_slots, dtype=np.bool_)
+        self.answers_early_R: BoolArray = np.zeros(num_slots, dtype=np.bool_)
         # What the members said so far.
         self.score_RSK: FloatArray = np.zeros((num_slots, stages, classes), dtype=np.float32)
         self.ran_RS: BoolArray = np.zeros((num_slots, stages), dtype=np.bool_)
@@ -63,6 +74,7 @@ class Slab:
         self.confidence_R: FloatArray = np.zeros(num_slots, dtype=np.float32)
         self.exit_stage_R: IntArray = np.zeros(num_slots, dtype=np.int64)
         self.exit_reason_R: CodeArray = np.zeros(num_slots, dtype=np.uint8)
+        self.spent_flops_R: IntArray = np.zeros(num_slots, dtype=np.int64)
         self.exited_s_R: Float64Array = np.zeros(num_slots, dtype=np.float64)
         self._free = list(range(num_slots - 1, -1, -1))
 
@@ -87,43 +99,31 @@ class Slab:
         """Free slots; call under the engine's lock. A run given back whole is handed out as a run again."""
         self._free.extend(reversed(slots))
 
-    def fill(self, slots: IntArray, request: Request, route: Route) -> None:
+    def fill(self, rows: Rows, request: Request, route: Route) -> None:
         """Write a request's rows into its slots."""
         stages = slice(0, len(route.members))
-        self.images_RHWC[slots] = request.images_BHWC
-        self.threshold_RS[slots, stages] = route.thresholds
-        self.flops_RS[slots, stages] = route.flops
-        self.member_RS[slots, stages] = route.members
-        self.last_stage_R[slots] = len(route.members) - 1
-        self.last_reason_R[slots] = route.last_reason
-        self.deadline_s_R[slots] = np.inf if request.deadline_s is None else request.deadline_s
-        self.answers_late_R[slots] = request.terms.on_deadline is OnDeadline.ANSWER
-        self.ran_RS[slots] = False
-        self.usable_RS[slots] = False
+        self.images_RHWC[rows] = request.images_BHWC
+        self.threshold_RS[rows, stages] = route.thresholds
+        self.flops_RS[rows, stages] = route.flops
+        self.member_RS[rows, stages] = route.members
+        self.last_stage_R[rows] = len(route.members) - 1
+        self.last_reason_R[rows] = route.last_reason
+        self.deadline_s_R[rows] = np.inf if request.deadline_s is None else request.deadline_s
+        self.answers_early_R[rows] = request.terms.on_deadline is OnDeadline.ANSWER
+        self.ran_RS[rows] = False
+        self.usable_RS[rows] = False
 
-    def note(self, slots: IntArray, stage_B: IntArray, score_BK: FloatArray, usable_B: BoolArray) -> None:
-        """Write down what a member said of rows, at the stage it is in each row's route."""
-        self.score_RSK[slots, stage_B] = score_BK
-        self.usable_RS[slots, stage_B] = usable_B
-        self.ran_RS[slots, stage_B] = True
+    def note(self, rows: Rows, stage: int, score_BK: FloatArray, usable_B: BoolArray) -> None:
+        """Write down what a member said of rows, in whose routes it stands at ``stage``."""
+        self.score_RSK[rows, stage] = score_BK
+        self.usable_RS[rows, stage] = usable_B
+        self.ran_RS[rows, stage] = True
 
-    def answer(self, slots: IntArray, answers: Answers, now_s: float) -> None:
+    def answer(self, rows: Rows, answers: Answers, now_s: float) -> None:
         """Write down what rows leave with."""
-        self.probabilities_RK[slots] = answers.probabilities_BK
-        self.confidence_R[slots] = answers.confidence_B
-        self.exit_stage_R[slots] = answers.exit_stage_B
-        self.exit_reason_R[slots] = answers.exit_reason_B
-        self.exited_s_R[slots] = now_s
-
-    def images(self, slots: IntArray) -> ImageArray:
-        """Give the images of some slots, uint8 [B, H, W, C]: a view of a run of slots, else a gathered copy."""
-        first = int(slots[0])
-        if int(slots[-1]) - first == len(slots) - 1 and bool((np.diff(slots) == 1).all()):
-            return self.images_RHWC[first : first + len(slots)]
-        gathered_BHWC: ImageArray = np.take(self.images_RHWC, slots, axis=0)
-        return gathered_BHWC
-
-    def spent_flops(self, slots: IntArray) -> IntArray:
-        """Sum the FLOPs of the stages that ran, int64 [B]."""
-        spent_B: IntArray = np.where(self.ran_RS[slots], self.flops_RS[slots], 0).sum(axis=1)
-        return spent_B
+        self.probabilities_RK[rows] = answers.probabilities_BK
+        self.confidence_R[rows] = answers.confidence_B
+        self.exit_stage_R[rows] = answers.exit_stage_B
+        self.exit_reason_R[rows] = answers.exit_reason_B
+        self.spent_flops_R[rows] = (self.flops_RS[rows] * self.ran_RS[rows]).sum(axis=1)
+        self.exited_s_R[rows] = now_s

@@ -58,7 +58,7 @@ def test_a_row_gets_the_same_answer_alone_and_in_any_batch(bundle: Bundle) -> No
 
 def test_what_the_runtime_refuses_is_the_members_error(bundle: Bundle) -> None:
     (runner,) = make_runners(bundle, EngineConfig(), Device.CPU)
-    with pytest.raises(MemberError, match="member 'middle': .*images"):
+    with pytest.raises(MemberError, match=r"member 'middle': .*images"):
         runner.run(1, np.zeros((1, 5, 5, 3), dtype=np.uint8))
 
 
