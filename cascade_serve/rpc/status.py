@@ -25,8 +25,10 @@ _Servicer = TypeVar("_Servicer")
 _Message = TypeVar("_Message")
 _Answer = TypeVar("_Answer")
 
-# A status message travels in HTTP/2 trailers, which clients cap at 8 KiB; percent-encoding may triple it.
-_MAX_MESSAGE_CHARACTERS = 1500
+# A status message travels in HTTP/2 trailers, which clients cap at 8 KiB; percent-encoding makes three bytes of one,
+# and a character may have four.
+_MAX_ASCII_CHARACTERS = 2500
+_MAX_CHARACTERS = 600
 _INTERNAL_MESSAGE = "internal error; the server's log has the details"
 
 
@@ -90,6 +92,5 @@ def _abort(context: grpc.ServicerContext, code: grpc.StatusCode, message: str) -
 
 def shorten(message: str) -> str:
     """Cut a message to what a status can carry."""
-    if len(message) <= _MAX_MESSAGE_CHARACTERS:
-        return message
-    return f"{message[:_MAX_MESSAGE_CHARACTERS]}... ({len(message)} characters)"
+    limit = _MAX_ASCII_CHARACTERS if message.isascii() else _MAX_CHARACTERS
+    return message if len(message) <= limit else f"{message[:limit]}... ({len(message)} characters)"

@@ -102,7 +102,7 @@ class FakeTicket:
 
 
 class FakeEngine:
-    """A small deterministic engine: for its image's label, a member's logit is ``sureness / 255 * 4 * (member + 1)``."""
+    """A deterministic engine: a member gives its image's label the logit ``sureness / 255 * 4 * (member + 1)``."""
 
     def __init__(self, bundle: Bundle, observer: Observer) -> None:
         self.plan = bundle.plan
@@ -120,6 +120,10 @@ class FakeEngine:
     @property
     def rows_in_flight(self) -> int:
         return sum(len(ticket.request.images_BHWC) for ticket in self.tickets)
+
+    @property
+    def rows_running(self) -> int:
+        return 0 if self.is_released else 1
 
     def admit(self, request: Request) -> FakeTicket:
         route = make_route(self.plan, request.terms)

@@ -1,0 +1,146 @@
+"""A server on loopback over a real repository, whose engine the tests can swap: see ``open_engine``."""
+
+import hashlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from fake_engine import CASCADE, MEMBERS, FakeEngine, make_plan
+from prometheus_client import CollectorRegistry
+
+from cascade_serve import Client
+from cascade_serve.bundle import Bundle, write_bundle
+from cascade_serve.core.plan import Plan
+from cascade_serve.engine.protocol import Engine, Observer
+from cascade_serve.metrics import Metrics
+from cascade_serve.repository import BundleRepository, ServedBundle
+from cascade_serve.rpc.server import Server, ServerConfig
+
+OpenEngine = Callable[[Bundle, Observer], Engine]
+
+
+@pytest.fixture(scope="session")
+def plan(repository_root: Path) -> Plan:
+    return make_plan(_graph_files(repository_root.parent / "source"))
+
+
+def _graph_files(folder: Path) -> dict[str, str]:
+    folder.mkdir(exist_ok=True)
+    graph = folder / "model.onnx"
+    graph.write_bytes(b"not a graph; the engine in these tests reads none")
+    return {"model.onnx": hashlib.sha256(graph.read_bytes()).hexdigest()}
+
+
+@pytest.fixture(scope="session")
+def repository_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("serving")
+    source = folder / "source"
+    plan = make_plan(_graph_files(source))
+    write_bundle(folder / "repository" / CASCADE / "3", plan, dict.fromkeys(MEMBERS, source))
+    return folder / "repository"
+
+
+@pytest.fixture(scope="session")
+def open_engine() -> OpenEngine:
+    """What makes the engine behind ``served``; override it to run the same tests on another one."""
+    return FakeEngine
+
+
+@dataclass(kw_only=True)
+class ServedCascade:
+    """A running server and what a test may want of it; ``engines`` are all that were opened, the newest last."""
+
+    address: str
+    client: Client
+    plan: Plan
+    metrics: Metrics
+    server: Server
+    repository: BundleRepository
+    engines: list[Engine]
+
+
+class _Wiring:
+    """Tells metrics and health of the repository's changes."""
+
+    def __init__(self, metrics: Metrics) -> None:
+        self.metrics = metrics
+        self.server: Server | None = None
+
+    def swapped_in(self, served: ServedBundle) -> None:
+        engine = served.engine
+        self.metrics.set_version(served.name, served.version)
+        self.metrics.track_rows(
+            served.name,
+            {
+                "waiting": lambda: engine.rows_in_flight - engine.rows_running,
+                "running": lambda: engine.rows_running,
+            },
+        )
+        if self.server is not None:
+            self.server.refresh_health()
+
+    def removed(self, cascade: str) -> None:
+        self.metrics.remove(cascade)
+        if self.server is not None:
+            self.server.refresh_health()
+
+
+ServeCascade = Callable[[ServerConfig], ServedCascade]
+
+
+@pytest.fixture(scope="session")
+def serve_cascade(repository_root: Path, plan: Plan, open_engine: OpenEngine) -> Iterator[ServeCascade]:
+    """Start servers; all are stopped in the end."""
+    running: list[ServedCascade] = []
+
+    def serve(config: ServerConfig) -> ServedCascade:
+        metrics, engines = Metrics(CollectorRegistry()), []
+
+        def open_bundle(bundle: Bundle) -> Engine:
+            engines.append(open_engine(bundle, metrics.observer(bundle.name, bundle.plan)))
+            return engines[-1]
+
+        wiring = _Wiring(metrics)
+        repository = BundleRepository(repository_root, open_bundle, listener=wiring, drain_timeout_s=5)
+        repository.load_all()
+        server = wiring.server = Server(repository, metrics, config)
+        server.start()
+        address = f"127.0.0.1:{server.port}"
+        served = ServedCascade(
+            address=address,
+            client=Client(address, timeout_s=20),
+            plan=plan,
+            metrics=metrics,
+            server=server,
+            repository=repository,
+            engines=engines,
+        )
+        running.append(served)
+        return served
+
+    yield serve
+    for served in running:
+        served.client.close()
+        served.server.stop()
+        served.repository.close()
+
+
+@pytest.fixture(scope="module")
+def served(serve_cascade: ServeCascade) -> ServedCascade:
+    """A server that the tests of a module share."""
+    return serve_cascade(
+        ServerConfig(port=0, max_in_flight_requests=8, max_message_bytes=1 << 20, allow_repository_control=True)
+    )
+
+
+@pytest.fixture
+def fake(served: ServedCascade) -> Iterator[FakeEngine]:
+    """The engine of ``served``, for tests that hold it or make it fail; it is set right again afterwards."""
+    engine = served.engines[-1]
+    if not isinstance(engine, FakeEngine):
+        pytest.skip("needs an engine that can be held")
+    engine.num_cancelled = 0
+    yield engine
+    engine.failure = None
+    engine.release()
