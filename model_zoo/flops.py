@@ -12,20 +12,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import onnx
-from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto, helper, numpy_helper
-from onnx.inliner import inline_local_functions
-from onnx.shape_inference import InferenceError, infer_shapes
+from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto, numpy_helper
 
 from model_zoo.errors import FlopsError
+from model_zoo.shapes import Shape, constants_of, infer_for_one_image, shapes_of
 
 TOOL = "model_zoo.flops"
 
 _STANDARD_DOMAINS = ("", "ai.onnx")
-# Above this many elements an initializer is data, not a shape or axis that inference has to read.
-_MAX_SHAPE_ELEMENTS = 256
 _FLOATS = (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16, TensorProto.DOUBLE)
-
-_Shape = tuple[int, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,17 +28,17 @@ class _NodeShapes:
     """Looks up the shapes that a node's rule asks for; others may stay unknown."""
 
     node: NodeProto
-    known: Mapping[str, _Shape | None]
+    known: Mapping[str, Shape | None]
 
-    def input(self, position: int) -> _Shape:
+    def input(self, position: int) -> Shape:
         """Give an input's shape."""
         return self._shape(self.node.input[position])
 
-    def output(self) -> _Shape:
+    def output(self) -> Shape:
         """Give the first output's shape."""
         return self._shape(self.node.output[0])
 
-    def _shape(self, name: str) -> _Shape:
+    def _shape(self, name: str) -> Shape:
         shape = self.known.get(name)
         if shape is None:
             raise FlopsError(f"{_describe(self.node)}: shape of {name!r} is unknown after shape inference")
@@ -95,65 +90,21 @@ def count_model(model: ModelProto) -> GraphCost:
         FlopsError: a shape is unknown, or a node is of a kind that has no rule: a loop or recurrence with contractions
             inside, or an operator outside ONNX's standard.
     """
-    light = _lighten(inline_local_functions(model) if model.functions else model)
-    batch = _bind_batch(light.graph)
-    try:
-        inferred = infer_shapes(light, strict_mode=False, data_prop=True)
-    except InferenceError as error:
-        raise FlopsError(f"graph {model.graph.name!r}: shape inference: {error}") from error
-    macs = _GraphCounter(inferred.graph, {}).count()
+    graph, batch = infer_for_one_image(model)
+    macs = _GraphCounter(graph, {}).count()
     # Rounded up: work that a fixed batch shares must not make an image look cheaper than it is.
     macs = -(-macs // batch)
     return GraphCost(flops=2 * macs, macs=macs, params=_count_params(model.graph))
 
 
-def _lighten(model: ModelProto) -> ModelProto:
-    """Copy a model without its large weights, whose shapes alone matter: they become inputs."""
-    light = ModelProto(ir_version=model.ir_version)
-    light.opset_import.extend(model.opset_import)
-    graph = light.graph
-    graph.name = model.graph.name
-    graph.node.extend(model.graph.node)
-    graph.output.extend(model.graph.output)
-    weights = {tensor.name for tensor in model.graph.initializer}
-    graph.input.extend(value for value in model.graph.input if value.name not in weights)
-    for tensor in model.graph.initializer:
-        if math.prod(tensor.dims) <= _MAX_SHAPE_ELEMENTS and not tensor.external_data:
-            graph.initializer.append(tensor)
-        else:
-            graph.input.append(helper.make_tensor_value_info(tensor.name, tensor.data_type, tensor.dims))
-    for sparse in model.graph.sparse_initializer:
-        raise FlopsError(f"initializer {sparse.values.name!r}: got a sparse tensor; must be dense")
-    return light
-
-
-def _bind_batch(graph: GraphProto) -> int:
-    """Set a named batch to 1 in all inputs, and give the batch that the graph is now of."""
-    if not graph.input:
-        raise FlopsError(f"graph {graph.name!r}: got no inputs; must have one")
-    dims = graph.input[0].type.tensor_type.shape.dim
-    name = dims[0].dim_param if dims else ""
-    is_dynamic = bool(dims) and not dims[0].HasField("dim_value")
-    for value in (*graph.input, *graph.output) if is_dynamic else ():
-        for position, dim in enumerate(value.type.tensor_type.shape.dim):
-            is_batch = dim.dim_param == name if name else position == 0 and not dim.HasField("dim_value")
-            if is_batch:
-                dim.dim_value = 1
-    return 1 if is_dynamic or not dims else max(1, dims[0].dim_value)
-
-
 class _GraphCounter:
     """Counts one graph, and those inside its nodes."""
 
-    def __init__(self, graph: GraphProto, outer: dict[str, _Shape | None]) -> None:
+    def __init__(self, graph: GraphProto, outer: dict[str, Shape | None]) -> None:
         self._graph = graph
-        self._shapes = dict(outer)
-        for value in (*graph.input, *graph.output, *graph.value_info):
-            self._shapes[value.name] = _value_shape(value)
-        for tensor in graph.initializer:
-            self._shapes[tensor.name] = tuple(tensor.dims)
+        self._shapes = {**outer, **shapes_of(graph)}
         self._sums = {node.input[0]: node for node in graph.node if node.op_type == "ReduceSum"}
-        self._constants = _constants(graph)
+        self._constants = constants_of(graph)
 
     def count(self) -> int:
         """Sum the multiply-adds of all nodes."""
@@ -197,23 +148,6 @@ class _GraphCounter:
         return [axis % rank for axis in axes] if axes else list(range(rank))
 
 
-def _value_shape(value: ValueInfoProto) -> _Shape | None:
-    if not value.type.tensor_type.HasField("shape"):
-        return None
-    dims = value.type.tensor_type.shape.dim
-    return tuple(dim.dim_value for dim in dims) if all(dim.HasField("dim_value") for dim in dims) else None
-
-
-def _constants(graph: GraphProto) -> dict[str, TensorProto]:
-    """Name → value of initializers and of ``Constant`` nodes that hold a tensor."""
-    constants = {tensor.name: tensor for tensor in graph.initializer}
-    for node in graph.node:
-        for attribute in node.attribute if node.op_type == "Constant" else ():
-            if attribute.name == "value":
-                constants[node.output[0]] = attribute.t
-    return constants
-
-
 def _graphs(attribute: AttributeProto) -> Iterator[GraphProto]:
     if attribute.type == AttributeProto.GRAPH:
         yield attribute.g
@@ -226,7 +160,7 @@ def _describe(node: NodeProto) -> str:
     return f"node {node.name or node.output[0]!r} ({domain}{node.op_type})"
 
 
-def _broadcastable(shape: _Shape, rank: int) -> _Shape:
+def _broadcastable(shape: Shape, rank: int) -> Shape:
     return (1,) * (rank - len(shape)) + shape
 
 
@@ -324,7 +258,7 @@ def _count_params(graph: GraphProto) -> int:
     bodies = (body for node in graph.node for attribute in node.attribute for body in _graphs(attribute))
     return sum(_count_params(body) for body in bodies) + sum(
         math.prod(tensor.dims)
-        for name, tensor in _constants(graph).items()
+        for name, tensor in constants_of(graph).items()
         if tensor.dims
         and (name, "setting") not in uses
         and (tensor.data_type in _FLOATS or (name, "quantised") in uses)
