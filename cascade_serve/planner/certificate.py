@@ -29,7 +29,7 @@ from scipy.special import bdtrc, betaincinv, gammaln, xlog1py, xlogy
 from cascade_serve.core.arrays import BoolArray
 
 _SHARE_OF_ERROR = 1 / 50
-_NUM_SHARES = 41
+_NUM_SHARES = 25
 _TAIL_DEVIATIONS = 7.0
 _BISECTIONS = 16
 
