@@ -87,9 +87,10 @@ def test_the_newest_version_of_each_cascade_is_served(
 ) -> None:
     for cascade, version in (("a", 2), ("a", 10), ("b", 1)):
         publish(cascade, version)
-    assert not repository.is_ready
+    ready = [repository.is_ready]
     repository.load_all()
-    assert repository.is_ready
+    ready.append(repository.is_ready)
+    assert ready == [False, True]
     assert diary.lines == ["a/10", "b/1"]
     with repository.acquire("a") as served:
         assert served.version == 10
@@ -117,7 +118,7 @@ def test_a_broken_bundle_is_refused_at_the_start(repository: BundleRepository, p
         repository.load_all()
     assert not repository.is_ready
     assert states(repository) == {"a/1": "UNAVAILABLE"}
-    with pytest.raises(UnavailableError, match="cascade 'a' does not answer: .*sha256"):
+    with pytest.raises(UnavailableError, match=r"cascade 'a' does not answer: .*sha256"):
         repository.acquire("a")
 
 
@@ -239,5 +240,5 @@ def test_a_plan_measured_on_another_precision_is_refused_or_flagged(tmp_path: Pa
 
 def test_a_device_that_is_not_there_is_refused_by_name(tmp_path: Path) -> None:
     bundle = write_linear_bundle(tmp_path / "a" / "1", tmp_path / "sources")
-    with pytest.raises(CascadeError, match="device: got 'cuda'; this onnxruntime has only .*CPUExecutionProvider"):
+    with pytest.raises(CascadeError, match=r"device: got 'cuda'; this onnxruntime has only .*CPUExecutionProvider"):
         open_engine(bundle, OpeningConfig(device=Device.CUDA), make_table_bench().watcher)
