@@ -1,23 +1,22 @@
 """A server on loopback over a real repository, whose engine the tests can swap: see ``open_engine``."""
 
 import hashlib
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+import socket
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from fake_engine import CASCADE, MEMBERS, FakeEngine, make_plan
 from prometheus_client import CollectorRegistry
+from served_cascade import OpenEngine, ServeCascade, ServedCascade
 
 from cascade_serve import Client
 from cascade_serve.bundle import Bundle, write_bundle
 from cascade_serve.core.plan import Plan
-from cascade_serve.engine.protocol import Engine, Observer
+from cascade_serve.engine.protocol import Engine
 from cascade_serve.metrics import Metrics
 from cascade_serve.repository import BundleRepository, ServedBundle
 from cascade_serve.rpc.server import Server, ServerConfig
-
-OpenEngine = Callable[[Bundle, Observer], Engine]
 
 
 @pytest.fixture(scope="session")
@@ -47,19 +46,6 @@ def open_engine() -> OpenEngine:
     return FakeEngine
 
 
-@dataclass(kw_only=True)
-class ServedCascade:
-    """A running server and what a test may want of it; ``engines`` are all that were opened, the newest last."""
-
-    address: str
-    client: Client
-    plan: Plan
-    metrics: Metrics
-    server: Server
-    repository: BundleRepository
-    engines: list[Engine]
-
-
 class _Wiring:
     """Tells metrics and health of the repository's changes."""
 
@@ -84,9 +70,6 @@ class _Wiring:
         self.metrics.remove(cascade)
         if self.server is not None:
             self.server.refresh_health()
-
-
-ServeCascade = Callable[[ServerConfig], ServedCascade]
 
 
 @pytest.fixture(scope="session")
@@ -144,3 +127,12 @@ def fake(served: ServedCascade) -> Iterator[FakeEngine]:
     yield engine
     engine.failure = None
     engine.release()
+
+
+@pytest.fixture
+def free_port() -> int:
+    """A port that nobody listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port

@@ -169,10 +169,9 @@ class FakeEngine:
             mean_BK = probabilities(self.plan.combine, sum_BK, count_B)
             self.rows[self.plan.members[member].name] += 1
             self.observer.batch_ran(self.plan.members[member].name, np.full(1, 0.0002), 0.0005)
-            is_sure = not route.is_ensemble and confidence(self.plan.confidence, mean_BK)[0] >= route.thresholds[stage]
-            is_last = stage == len(route.members) - 1
-            if is_last or is_sure:
-                return mean_BK[0], stage, route.last_reason if is_last else ExitReason.CONFIDENT
+            is_sure = confidence(self.plan.confidence, mean_BK)[0] >= route.thresholds[stage]
+            if is_sure or stage == len(route.members) - 1:
+                return mean_BK[0], stage, ExitReason.CONFIDENT if is_sure else route.last_reason
         raise AssertionError("the last stage answers")
 
     def warm_up(self) -> None:
