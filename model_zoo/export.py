@@ -2,7 +2,6 @@
 # Shapes: B rows, K classes, BHWC images as they come in, BCHW as the network sees them.
 
 import warnings
-from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -20,6 +19,7 @@ from model_zoo.graph import (
     INPUT_NAME,
     MAX_GRAPH_BYTES,
     OUTPUT_NAME,
+    ExportedModel,
     GraphSession,
     check_batch_invariance,
     largest_difference,
@@ -27,23 +27,6 @@ from model_zoo.graph import (
     strip_metadata,
 )
 from model_zoo.registry import BuiltModel, InputPreset
-
-
-@dataclass(frozen=True, kw_only=True)
-class ExportedModel:
-    """A graph that keeps the zoo's contract.
-
-    Attributes:
-        graph: uint8 ``images`` [B, H, W, C] in, float32 ``logits`` [B, K] out.
-        input: what its preamble does.
-        cost: per image; params are torch's.
-        agreement: with the source.
-    """
-
-    graph: ModelProto
-    input: InputCard
-    cost: GraphCost
-    agreement: AgreementCard
 
 
 class ServedModule(nn.Module):

@@ -1,6 +1,7 @@
 """A member's graph, ``uint8 images [B, H, W, C] → float32 logits [B, K]``: run it, sign it with its card, write it."""
 # Shapes: B rows, K classes, HWC image.
 
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -10,8 +11,9 @@ from numpy.typing import NDArray
 from onnx import AttributeProto, GraphProto, ModelProto
 from onnxruntime.capi import onnxruntime_pybind11_state as runtime_errors
 
-from model_zoo.card import METADATA_KEY, Card, TaskCard
+from model_zoo.card import METADATA_KEY, AgreementCard, Card, InputCard, Precision, TaskCard
 from model_zoo.errors import ExportError
+from model_zoo.flops import GraphCost
 
 INPUT_NAME = "images"
 OUTPUT_NAME = "logits"
@@ -34,6 +36,25 @@ _RUNTIME_ERRORS = (
     runtime_errors.NotImplemented,
     runtime_errors.RuntimeException,
 )
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExportedModel:
+    """A graph that keeps the zoo's contract.
+
+    Attributes:
+        graph: uint8 ``images`` [B, H, W, C] in, float32 ``logits`` [B, K] out.
+        input: what its preamble does.
+        cost: per image.
+        agreement: with the source.
+        precision: of its weights and arithmetic.
+    """
+
+    graph: ModelProto
+    input: InputCard
+    cost: GraphCost
+    agreement: AgreementCard
+    precision: Precision = "fp32"
 
 
 class GraphSession:
@@ -94,8 +115,8 @@ def random_images(task: TaskCard, batch_size: int, *, seed: int = 0) -> NDArray[
 
 
 def logit_scale(logits_BK: NDArray[np.float32]) -> float:
-    """Give the largest absolute logit, the scale that differences are compared with; at least 1e-3."""
-    return max(float(np.abs(logits_BK).max()), 1e-3)
+    """Give the largest absolute logit, the scale that differences are compared with; at least 1e-6."""
+    return max(float(np.abs(logits_BK).max()), 1e-6)
 
 
 def largest_difference(source_BK: NDArray[np.float32], graph_BK: NDArray[np.float32], what: str) -> float:

@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -50,7 +51,7 @@ class FolderLayout:
     """
 
     size: tuple[int, int] | None
-    channels: int
+    channels: Literal[1, 3]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -139,7 +140,7 @@ def inspect_layout(
         ImageError: a file can't be read; the message names it.
     """
     sizes: set[tuple[int, int]] = set()
-    channels = 1
+    is_grey = True
     for file in folder.files:
         data = _read(file)
         try:
@@ -147,10 +148,10 @@ def inspect_layout(
         except ImageError as error:
             raise ImageError(f"{file}: {error}") from error
         sizes.add((header.height, header.width))
-        channels = max(channels, header.channels)
+        is_grey = is_grey and header.channels == 1
         if progress is not None:
             progress(1)
-    return FolderLayout(size=sizes.pop() if len(sizes) == 1 else None, channels=channels)
+    return FolderLayout(size=sizes.pop() if len(sizes) == 1 else None, channels=1 if is_grey else 3)
 
 
 def read_batches(
