@@ -47,8 +47,9 @@ def evaluate(  # noqa: PLR0917 - typer reads the options from the parameters
 ) -> None:
     """Send every image of a labelled folder once: accuracy, FLOPs, exits, latency.
 
-    Classes are matched with the cascade's by name. Latency is that of a closed loop, from sending to the answer;
-    throughput includes reading (and without --encoded decoding) the files here.
+    Classes are matched with the cascade's by name.
+
+    Latency is from sending to the answer, in a closed loop; throughput includes reading and decoding the files here.
     """
     query = options.read_query(
         model=model,
@@ -116,10 +117,10 @@ def bench(  # noqa: PLR0917 - typer reads the options from the parameters
     connections: options.ConnectionsOption = None,
     seconds: Annotated[
         float | None,
-        typer.Option(metavar="S", help="Seconds to measure.", show_default="10, or without bound with --count"),
+        typer.Option(metavar="S", help="Seconds to measure.", show_default="10; no bound where --count is given"),
     ] = None,
     count: Annotated[
-        int | None, typer.Option(metavar="N", help="Requests to measure.", show_default="without bound")
+        int | None, typer.Option(metavar="N", help="Requests to measure.", show_default="no bound")
     ] = None,
     warm_up_s: Annotated[
         float, typer.Option("--warm-up", metavar="S", help="Seconds to send before measuring.")
@@ -155,8 +156,9 @@ def bench(  # noqa: PLR0917 - typer reads the options from the parameters
 ) -> None:
     """Load a cascade and measure latency, throughput, exits and FLOPs.
 
-    In a closed loop a slow server slows its callers, so its latency flatters it: use --rate to learn what users who
-    come regardless would see. Client and server on one machine share its cores.
+    In a closed loop a slow server slows its callers down: learn by --rate what users see who come regardless.
+
+    Client and server on one machine share its cores.
     """
     query = options.read_query(
         model=model,

@@ -44,7 +44,9 @@ ModeOption = Annotated[
     typer.Option("--mode", help="Exit early, or ask all members that the cap allows.", show_default="cascade"),
 ]
 TimeoutOption = Annotated[float, typer.Option("--timeout", metavar="S", min=0.001, help="Seconds for a request.")]
-ImagesPerRequestOption = Annotated[int, typer.Option("--images-per-request", metavar="N", min=1, help="Images.")]
+ImagesPerRequestOption = Annotated[
+    int, typer.Option("--images-per-request", metavar="N", min=1, help="Images in each request.")
+]
 ConnectionsOption = Annotated[
     int | None,
     typer.Option(

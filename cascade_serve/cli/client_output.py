@@ -84,7 +84,9 @@ def _load_rows(report: LoadReport) -> list[tuple[str, str]]:
         ("throughput", f"{speed} ({report.requests} requests in {report.duration_s:.2f} s)"),
     ]
     if report.loop == "open":
-        rows.append(("sent late", f"{report.max_send_delay_ms:.2f} ms at worst, for want of a free caller"))
+        rows.append(("sent late", f"{report.max_send_delay_ms:.2f} ms at worst; part of the latency"))
+    if report.unsent:
+        rows.append(("never sent", f"{report.unsent} requests: more than the server takes, or too few callers"))
     if report.failed:
         rows.append(("failed", ", ".join(f"{count} {status}" for status, count in report.errors.items())))
     return rows

@@ -55,7 +55,7 @@ class Arrivals:
     Args:
         start_s: of the run, on its clock.
         measure_from_s: end of the warm-up.
-        end_s: nothing is due from then on; None has no end.
+        end_s: nothing is due, and nothing sent, from then on; None has no end.
         count: measured requests in all; None has no bound.
         rate: mean requests a second, with exponential gaps (Poisson); None is due at once (closed loop).
         seed: of the gaps.
@@ -79,6 +79,12 @@ class Arrivals:
         self._random = np.random.default_rng(seed)
         self._lock = threading.Lock()
         self._next = 0
+        self._unsent = 0
+
+    @property
+    def unsent(self) -> int:
+        """Measured requests that were due before the end, but which no caller was free to take."""
+        return self._unsent
 
     def take(self, now_s: float) -> Arrival | None:
         """Give the next request, or None when the run is over.
@@ -91,6 +97,9 @@ class Arrivals:
             effective_s = now_s if due_s is None else due_s
             is_measured = effective_s >= self._measure_from_s
             if self._is_over(effective_s, is_measured):
+                return None
+            if self._end_s is not None and now_s >= self._end_s:
+                self._skip_the_rest(is_measured)
                 return None
             if is_measured and self._left is not None:
                 self._left -= 1
@@ -107,3 +116,12 @@ class Arrivals:
         if self._end_s is not None and due_s >= self._end_s:
             return True
         return is_measured and self._left == 0
+
+    def _skip_the_rest(self, is_measured: bool) -> None:
+        # Sending the backlog would take as long as it is long: an overloaded server must not hold the run.
+        while not self._is_over(self._due_s, is_measured):
+            self._unsent += is_measured
+            if is_measured and self._left is not None:
+                self._left -= 1
+            self._draw_due_s()
+            is_measured = self._due_s >= self._measure_from_s

@@ -107,7 +107,7 @@ def run_load(
     tallies = [Tally() for _ in callers]
     _run_threads(callers, tallies, arrivals, clock, progress)
     loop: Literal["closed", "open"] = "closed" if config.rate is None else "open"
-    return make_report(tallies, loop=loop, start_s=measure_from_s)
+    return make_report(tallies, loop=loop, start_s=measure_from_s, unsent=arrivals.unsent)
 
 
 def _run_threads(

@@ -94,8 +94,9 @@ class LoadReport:
         duration_s: from the end of the warm-up to the last answer.
         requests_per_s, images_per_s: answered, over that time.
         latency_ms: from when the request was due (open loop) or sent (closed loop) to its answer.
-        max_send_delay_ms: how late a request was sent at worst, for want of a free caller (open loop); it is
-            part of the latency.
+        unsent: requests that were due before the end and never sent, as no caller was free (open loop); where there
+            are many, the latency of those that were sent tells too little.
+        max_send_delay_ms: how late a request was sent at worst (open loop); it is part of the latency.
         exits: rows that left at each stage, from the first to the deepest that was reached.
         mean_flops, max_flops: per image; NaN and 0 where nothing was answered.
     """
@@ -111,19 +112,23 @@ class LoadReport:
     requests_per_s: float
     images_per_s: float
     latency_ms: Latency
+    unsent: int
     max_send_delay_ms: float
     exits: tuple[int, ...]
     mean_flops: float
     max_flops: int
 
 
-def make_report(tallies: Sequence[Tally], *, loop: Literal["closed", "open"], start_s: float) -> LoadReport:
+def make_report(
+    tallies: Sequence[Tally], *, loop: Literal["closed", "open"], start_s: float, unsent: int
+) -> LoadReport:
     """Sum the callers' tallies up.
 
     Args:
         tallies: one a caller.
         loop: how requests were sent.
         start_s: when measuring began, on the run's clock.
+        unsent: requests that were due and never sent.
     """
     latencies_s_N = np.concatenate([np.frombuffer(tally.latencies_s, dtype=np.float64) for tally in tallies])
     errors = sum((tally.errors for tally in tallies), Counter[str]())
@@ -142,6 +147,7 @@ def make_report(tallies: Sequence[Tally], *, loop: Literal["closed", "open"], st
         requests_per_s=_per(len(latencies_s_N), duration_s, empty=0.0),
         images_per_s=_per(images, duration_s, empty=0.0),
         latency_ms=_latency(latencies_s_N),
+        unsent=unsent,
         max_send_delay_ms=1000 * max(tally.max_send_delay_s for tally in tallies),
         exits=tuple(exits[stage] for stage in range(max(exits, default=-1) + 1)),
         mean_flops=_per(sum(tally.flops for tally in tallies), images, empty=float("nan")),

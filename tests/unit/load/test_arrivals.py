@@ -34,13 +34,33 @@ def test_poisson_gaps_have_the_rates_mean_and_spread() -> None:
     assert gaps_s.std() == pytest.approx(1 / 50, rel=0.05)
 
 
-def test_an_open_loop_ends_by_the_due_time_not_by_the_time_of_asking() -> None:
+def test_an_open_loop_ends_by_the_due_time() -> None:
     arrivals = Arrivals(start_s=0.0, measure_from_s=0.0, end_s=5.0, rate=1000.0, seed=0)
-    late_s = 1e6
     taken = 0
-    while arrivals.take(late_s) is not None:
+    while arrivals.take(0.0) is not None:
         taken += 1
     assert taken == pytest.approx(5000, rel=0.06)
+    assert arrivals.unsent == 0
+
+
+def test_a_backlog_is_counted_not_sent_after_the_end() -> None:
+    late, punctual = (Arrivals(start_s=0.0, measure_from_s=1.0, end_s=5.0, rate=1000.0, seed=2) for _ in range(2))
+    measured = 0
+    while (arrival := punctual.take(0.0)) is not None:
+        measured += arrival.is_measured
+    for _ in range(100):
+        late.take(0.0)
+    assert late.take(5.0) is None
+    assert late.take(6.0) is None
+    # The hundred that were taken fell into the warm-up, so all measured requests are unsent.
+    assert late.unsent == measured == pytest.approx(4000, rel=0.08)
+
+
+def test_a_backlog_ends_with_the_count() -> None:
+    arrivals = Arrivals(start_s=0.0, measure_from_s=0.0, end_s=5.0, count=7, rate=1000.0)
+    arrivals.take(0.0)
+    assert arrivals.take(5.0) is None
+    assert arrivals.unsent == 6
 
 
 def test_the_same_seed_gives_the_same_arrivals() -> None:
