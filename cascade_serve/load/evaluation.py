@@ -180,7 +180,7 @@ def _judge(truth_N: IntArray, predictions: Predictions, classes: Sequence[str], 
 
 
 def wilson_interval(hits: int, n: int, level: float = INTERVAL_LEVEL) -> tuple[float, float]:
-    """Give the two-sided score interval of a share (Wilson 1927).
+    """Give the two-sided score interval of a share (Wilson 1927), without scipy, which clients need not have.
 
     Args:
         hits: successes, 0 to ``n``.
