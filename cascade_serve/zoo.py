@@ -238,7 +238,8 @@ def _load_torch(model: TorchModel, classes: int, channels: int, image_size: int 
 
 
 def _load_onnx(model: OnnxModel, image_size: int | None) -> _Source:
-    from model_zoo.onnx_classifier import Preamble, read_classifier
+    from model_zoo.onnx_classifier import read_classifier
+    from model_zoo.preamble import Preamble
 
     preamble = Preamble(mean=model.mean, std=model.std, scale=model.scale)
     classifier = read_classifier(model.file, layout=model.layout, image_size=image_size)

@@ -3,12 +3,12 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Literal, cast
 
 import numpy as np
 import onnx
 from google.protobuf.message import DecodeError
-from onnx import ModelProto, TensorProto, ValueInfoProto, helper, numpy_helper
+from onnx import ModelProto, TensorProto, ValueInfoProto, helper
 from onnx.version_converter import ConvertError, convert_version
 
 from model_zoo.batching import make_batch_dynamic
@@ -17,9 +17,6 @@ from model_zoo.errors import ExportError
 from model_zoo.flops import count_model
 from model_zoo.graph import (
     AGREEMENT_BATCH,
-    BATCH_NAME,
-    INPUT_NAME,
-    OUTPUT_NAME,
     ExportedModel,
     GraphSession,
     check_batch_invariance,
@@ -27,11 +24,11 @@ from model_zoo.graph import (
     random_images,
     strip_metadata,
 )
+from model_zoo.preamble import GraphView, Preamble, add_output, add_preamble
 
 Layout = Literal["nchw", "nhwc"]
 
 _PREFIX = "classifier/"
-_OWN = "preamble/"
 _ANTIALIAS_OPSET = 18
 _MIN_IR_VERSION = 8
 _FLOAT_INPUTS = (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.DOUBLE)
@@ -41,34 +38,6 @@ _NUMPY = {
     TensorProto.DOUBLE: np.float64,
     TensorProto.UINT8: np.uint8,
 }
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Preamble:
-    """What stands between pixels 0..255 and a float input: ``(pixel * scale - mean) / std``.
-
-    Attributes:
-        mean, std: one number, or one per channel; None is 0 and 1.
-        scale: see above. A uint8 input gets pixels as they are.
-    """
-
-    mean: tuple[float, ...] | None = None
-    std: tuple[float, ...] | None = None
-    scale: float = 1 / 255
-
-    def numbers(self, channels: int) -> tuple[tuple[float, ...], tuple[float, ...]]:
-        """Give mean and std, one per channel.
-
-        Raises:
-            ExportError: there are neither one nor as many as channels, or a std or the scale is not above 0.
-        """
-        mean, std = self.mean or (0.0,), self.std or (1.0,)
-        for name, values in (("mean", mean), ("std", std)):
-            if len(values) not in (1, channels) or not np.isfinite(values).all():
-                raise ExportError(f"{name}: got {values}; must be 1 or {channels} finite numbers")
-        if min(std) <= 0 or not self.scale > 0:
-            raise ExportError(f"std and scale: got {std}, {self.scale}; must be above 0")
-        return mean * (channels // len(mean)), std * (channels // len(std))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -112,8 +81,9 @@ class OnnxClassifier:
             graph.CopyFrom(self.batched)
         mean, std = preamble.numbers(self.channels)
         source_name = graph.graph.input[0].name
-        _add_preamble(graph, self, task, size, preamble)
-        _add_output(graph, from_probabilities=from_probabilities)
+        view = GraphView(layout=self.layout, channels=self.channels, size=size)
+        add_preamble(graph, task, view, preamble)
+        add_output(graph, from_probabilities=from_probabilities)
         strip_metadata(graph.graph)
         difference = self._check(graph, source_name, task, from_probabilities=from_probabilities)
         return ExportedModel(
@@ -260,103 +230,6 @@ def _with_antialias(model: ModelProto) -> ModelProto:
         ) from error
     converted.ir_version = copy.ir_version
     return converted
-
-
-def _add_preamble(
-    model: ModelProto, classifier: OnnxClassifier, task: TaskCard, size: tuple[int, int], preamble: Preamble
-) -> None:
-    """Put nodes in front that turn uint8 [B, H, W, C] into what the graph takes."""
-    graph = model.graph
-    target = graph.input[0]
-    steps = _Steps(model)
-    steps.add("Transpose", perm=[0, 3, 1, 2])
-    steps.add("Cast", to=TensorProto.FLOAT)
-    if size != (task.height, task.width):
-        steps.resize(size)
-    if classifier.channels != task.channels:
-        steps.repeat(classifier.channels)
-    element = target.type.tensor_type.elem_type
-    if element == TensorProto.UINT8:
-        # Resized pixels lie between whole numbers; a cast alone would cut them off.
-        steps.add("Round")
-    else:
-        mean, std = preamble.numbers(classifier.channels)
-        scale = preamble.scale / np.array(std, dtype=np.float64)
-        shift = np.array(mean, dtype=np.float64) / np.array(std, dtype=np.float64)
-        steps.add("Mul", scale.astype(np.float32).reshape(1, -1, 1, 1))
-        steps.add("Sub", shift.astype(np.float32).reshape(1, -1, 1, 1))
-    if classifier.layout == "nhwc":
-        steps.add("Transpose", perm=[0, 2, 3, 1])
-    steps.add("Cast", output=target.name, to=element)
-    shape: list[str | int | None] = [BATCH_NAME, task.height, task.width, task.channels]
-    del graph.input[:]
-    graph.input.append(helper.make_tensor_value_info(INPUT_NAME, TensorProto.UINT8, shape))
-    steps.put_in_front()
-
-
-class _Steps:
-    """A chain of nodes from the graph's new input on."""
-
-    def __init__(self, model: ModelProto) -> None:
-        self._graph = model.graph
-        self._nodes: list[onnx.NodeProto] = []
-        self._last = INPUT_NAME
-
-    def add(self, op_type: str, *constants: np.ndarray | None, output: str | None = None, **attributes: Any) -> None:
-        """Append a node that takes the last one's output, then constants (None: an absent input)."""
-        step = len(self._nodes)
-        inputs = [self._last]
-        for position, constant in enumerate(constants):
-            name = "" if constant is None else f"{_OWN}{step}/{position}"
-            if constant is not None:
-                self._graph.initializer.append(numpy_helper.from_array(constant, name))
-            inputs.append(name)
-        self._last = output or f"{_OWN}{step}"
-        self._nodes.append(
-            helper.make_node(op_type, inputs, [self._last], name=f"{_OWN}{step}/{op_type}", **attributes)
-        )
-
-    def resize(self, size: tuple[int, int]) -> None:
-        """Resize [B, C, H, W], bilinear and antialiased, over H and W alone, so that any batch fits."""
-        self.add(
-            "Resize",
-            None,
-            None,
-            np.array(size, dtype=np.int64),
-            axes=[2, 3],
-            mode="linear",
-            antialias=1,
-            coordinate_transformation_mode="half_pixel",
-        )
-
-    def repeat(self, channels: int) -> None:
-        """Repeat the one channel of [B, 1, H, W]."""
-        self.add("Tile", np.array([1, channels, 1, 1], dtype=np.int64))
-
-    def put_in_front(self) -> None:
-        """Place the chain before the graph's own nodes."""
-        own = list(self._graph.node)
-        del self._graph.node[:]
-        self._graph.node.extend([*self._nodes, *own])
-
-
-def _add_output(model: ModelProto, *, from_probabilities: bool) -> None:
-    """Turn the graph's output, [B, K] or with ones behind, into float32 logits [B, K]."""
-    graph = model.graph
-    last = graph.output[0].name
-    chain: list[tuple[str, dict[str, Any]]] = [("Flatten", {"axis": 1}), ("Cast", {"to": TensorProto.FLOAT})]
-    if from_probabilities:
-        tiny = np.array(np.finfo(np.float32).tiny, dtype=np.float32)
-        graph.initializer.append(numpy_helper.from_array(tiny, f"{_OWN}tiny"))
-        chain += [("Max", {}), ("Log", {})]
-    chain.append(("Identity", {}))
-    for step, (op_type, attributes) in enumerate(chain):
-        output = OUTPUT_NAME if step == len(chain) - 1 else f"{_OWN}output/{step}"
-        inputs = [last, f"{_OWN}tiny"] if op_type == "Max" else [last]
-        graph.node.append(helper.make_node(op_type, inputs, [output], name=f"{_OWN}output/{op_type}", **attributes))
-        last = output
-    del graph.output[:]
-    graph.output.append(helper.make_tensor_value_info(OUTPUT_NAME, TensorProto.FLOAT, [BATCH_NAME, None]))
 
 
 def _check_meaning(output_BK: np.ndarray, *, from_probabilities: bool) -> None:
