@@ -6,6 +6,7 @@ from typing import Any
 
 from pydantic import TypeAdapter
 
+from cascade_serve.bundle import GRAPH_FILE
 from cascade_serve.core.cost import cumulative_flops
 from cascade_serve.core.plan import DEFAULT_POLICY, Calibration, Plan, Policy
 from cascade_serve.rpc.directory import Subject, member_name
@@ -15,7 +16,6 @@ from cascade_serve.rpc.stubs.grpc_service_pb2 import ModelMetadataResponse
 from cascade_serve.rpc.tensors import ENCODED, IMAGES, OUTPUTS
 
 CASCADE_PLATFORM = "ensemble"
-_GRAPH_FILE = "model.onnx"
 _LOGITS = "logits"
 _DATA_TYPES = {
     "UINT8": config_pb2.TYPE_UINT8,
@@ -103,7 +103,7 @@ def _add_member(message: config_pb2.ModelConfig, subject: Subject) -> None:
     bounds = subject.served.engine.config
     message.backend = subject.served.engine.fingerprint.engine
     message.max_batch_size = bounds.max_batch_size
-    message.default_model_filename = _GRAPH_FILE
+    message.default_model_filename = GRAPH_FILE
     message.dynamic_batching.preferred_batch_size.extend(bounds.batch_buckets)
     message.dynamic_batching.max_queue_delay_microseconds = round(bounds.max_queue_delay_s * 1e6)
     message.instance_group.add(

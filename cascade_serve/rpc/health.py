@@ -50,8 +50,9 @@ class HealthServicer:
 
     def refresh(self) -> None:
         """Tell the watches whose service's status has changed."""
-        statuses = self._read()
         with self._lock:
+            # Read under the lock: a slower thread must not tell an older state last.
+            statuses = self._read()
             for key, told in list(self._told.items()):
                 status = self._status(key[0], statuses)
                 if status != told:
@@ -62,7 +63,9 @@ class HealthServicer:
         with self._lock:
             self._is_draining = True
         self.refresh()
-        for key in list(self._told):
+        with self._lock:
+            keys = list(self._told)
+        for key in keys:
             self._forget(key)
 
     def _status(self, service: str, statuses: Mapping[str, bool]) -> HealthCheckResponse.ServingStatus.ValueType:

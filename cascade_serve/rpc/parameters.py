@@ -4,6 +4,8 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import TypeVar
 
+import numpy as np
+
 from cascade_serve.core.cost import parse_flops
 from cascade_serve.core.request import Mode, OnDeadline, Terms
 from cascade_serve.errors import InvalidRequestError
@@ -162,9 +164,9 @@ def write_parameter(parameters: Mapping[str, InferParameter], name: str, value: 
     match value:
         case str():
             parameters[name].string_param = value
-        case int():
-            parameters[name].int64_param = value
-        case float():
-            parameters[name].double_param = value
+        case int() | np.integer():
+            parameters[name].int64_param = int(value)
+        case float() | np.floating():
+            parameters[name].double_param = float(value)
         case _:
             parameters[name].string_param = ",".join(repr(float(one)) for one in value)

@@ -126,6 +126,7 @@ def fake(served: ServedCascade) -> Iterator[FakeEngine]:
     engine.num_cancelled = 0
     yield engine
     engine.failure = None
+    engine.pause_s = 0.0
     engine.release()
 
 

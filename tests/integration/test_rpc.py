@@ -3,6 +3,8 @@
 
 import io
 import threading
+import time
+from bisect import bisect_left
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -17,6 +19,7 @@ from cascade_serve.core.combine import Combine
 from cascade_serve.core.confidence import Confidence
 from cascade_serve.core.request import ExitReason
 from cascade_serve.errors import ConfigError, InvalidRequestError
+from cascade_serve.metrics import SECONDS_BUCKETS
 from cascade_serve.rpc.remote import RemoteLateError, RemoteNotFoundError, RemoteUnavailableError
 
 # By the fake members: the first is sure of its label at once, the second after two stages, the third never.
@@ -213,6 +216,27 @@ def test_outcomes_and_rejections_are_counted_without_callers_words(served: Serve
     text = "".join(str(sample) for family in served.metrics.collect() for sample in family.samples)
     assert "a-callers-own-word" not in text
     assert served.metric("cascade_bundle_version", cascade=CASCADE) == 3
+
+
+def test_the_histograms_p99_is_within_a_bucket_of_the_clients(served: ServedCascade, fake: FakeEngine) -> None:
+    labels = {"cascade": CASCADE, "policy": "accurate", "outcome": "OK"}
+
+    def cumulative() -> list[float]:
+        name = "cascade_request_duration_seconds_bucket"
+        return [served.metric(name, **labels, le=str(edge)) for edge in SECONDS_BUCKETS]
+
+    before = cumulative()
+    fake.pause_s = 0.03
+    seen_s = []
+    for _ in range(40):
+        start_s = time.perf_counter()
+        served.client.infer(IMAGES_BHWC, model=CASCADE, policy="accurate")
+        seen_s.append(time.perf_counter() - start_s)
+    counts = [after - was for after, was in zip(cumulative(), before, strict=True)]
+    servers = bisect_left(counts, 0.99 * counts[-1])
+    clients = bisect_left(SECONDS_BUCKETS, float(np.quantile(seen_s, 0.99)))
+    assert counts[-1] == 40
+    assert abs(servers - clients) <= 1
 
 
 def test_rows_in_flight_are_seen(served: ServedCascade, fake: FakeEngine) -> None:

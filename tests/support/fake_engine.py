@@ -82,6 +82,8 @@ class FakeTicket:
             engine.changed.wait_for(
                 lambda: engine.is_released or self.cancelled.is_set() or engine.is_closed, remaining_s
             )
+            # The time that this engine takes for a request.
+            engine.changed.wait_for(lambda: False, engine.pause_s)
             engine.tickets.remove(self)
             engine.changed.notify_all()
             if self.cancelled.is_set():
@@ -113,6 +115,7 @@ class FakeEngine:
         self.is_released = True
         self.is_closed = False
         self.failure: Exception | None = None
+        self.pause_s = 0.0
         self.num_cancelled = 0
         self.tickets: list[FakeTicket] = []
         self.rows = dict.fromkeys(MEMBERS, 0)

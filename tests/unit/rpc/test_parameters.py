@@ -1,5 +1,6 @@
 import math
 
+import numpy as np
 import pytest
 
 from cascade_serve.core.request import Mode, OnDeadline, Terms
@@ -166,6 +167,8 @@ def test_the_standard_servers_private_parameters_are_ignored() -> None:
         ("mode", Mode.ENSEMBLE),
         ("on_deadline", OnDeadline.ANSWER),
         ("priority", 9),
+        ("confidence_threshold", np.float32(0.25)),
+        ("max_flops", np.int64(250)),
     ],
 )
 def test_what_the_client_writes_the_server_reads(name: str, value: float | str | tuple[float, ...]) -> None:
