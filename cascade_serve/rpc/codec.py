@@ -4,6 +4,7 @@
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
 
 from cascade_serve.core.plan import Plan
 from cascade_serve.core.request import Reply, Request
@@ -59,13 +60,25 @@ def encode_reply(
     reply: Reply, outputs: tuple[str, ...], model_name: str, model_version: int, request_id: str
 ) -> ModelInferResponse:
     """Write an answer: the outputs asked for, in that order, and the response's two parameters."""
-    response = ModelInferResponse(model_name=model_name, model_version=str(model_version), id=request_id)
-    response.parameters["policy"].string_param = reply.policy
-    response.parameters["certified"].bool_param = reply.certified
-    rows, classes = reply.probabilities_BK.shape
+    response = ModelInferResponse()
+    response.CopyFrom(
+        _head(model_name, model_version, outputs, reply.probabilities_BK.shape, reply.policy, reply.certified)
+    )
+    response.id = request_id
+    response.raw_output_contents.extend([OUTPUTS[name].write(reply) for name in outputs])
+    return response
+
+
+# NOTE: shared by all threads; to be copied, never changed.
+@lru_cache(maxsize=256)
+def _head(  # noqa: PLR0917 - together they are the cache's key
+    model_name: str, model_version: int, outputs: tuple[str, ...], shape: tuple[int, ...], policy: str, certified: bool
+) -> ModelInferResponse:
+    """Write all of an answer but its contents: the same for many requests, and most of the work."""
+    head = ModelInferResponse(model_name=model_name, model_version=str(model_version))
+    head.parameters["policy"].string_param = policy
+    head.parameters["certified"].bool_param = certified
     for name in outputs:
         output = OUTPUTS[name]
-        shape = (rows, classes) if output.has_classes else (rows,)
-        response.outputs.add(name=name, datatype=output.datatype, shape=shape)
-        response.raw_output_contents.append(output.write(reply))
-    return response
+        head.outputs.add(name=name, datatype=output.datatype, shape=shape if output.has_classes else shape[:1])
+    return head

@@ -34,19 +34,20 @@ class Traffic:
             counts = self._of(served)
             counts.rows += rows
             counts.last_s = time.time()
-            for tally in (counts.answered, counts.sizes.setdefault(rows, [0, 0.0])):
-                tally[0] += 1
-                tally[1] += seconds
+            _tally(counts.answered, seconds)
+            _tally(counts.sizes.setdefault(rows, [0, 0.0]), seconds)
 
     def failed(self, served: Served, seconds: float) -> None:
         """Count a request that failed."""
         with self._lock:
-            tally = self._of(served).failed
-            tally[0] += 1
-            tally[1] += seconds
+            _tally(self._of(served).failed, seconds)
 
     def _of(self, served: Served) -> _Counts:
-        return self._counts.setdefault((served.name, served.version), _Counts())
+        key = (served.name, served.version)
+        counts = self._counts.get(key)
+        if counts is None:
+            counts = self._counts[key] = _Counts()
+        return counts
 
     def statistics(self, subject: Subject) -> pb2.ModelStatistics:
         """Give the statistics of a cascade or a member since its version was loaded."""
@@ -89,6 +90,11 @@ def _member_statistics(served: Served, name: str, counts: MemberStatistics) -> p
     for size, (runs, seconds) in sorted(counts.batch_sizes.items()):
         _set(message.batch_stats.add(batch_size=size).compute_infer, runs, seconds)
     return message
+
+
+def _tally(tally: list[float], seconds: float) -> None:
+    tally[0] += 1
+    tally[1] += seconds
 
 
 def _set(duration: pb2.StatisticDuration, count: float, seconds: float) -> None:
