@@ -110,6 +110,17 @@ def test_serving_runs_on_the_locked_packages_alone(linked_python: Path, reposito
     _check_serving(linked_python, repository, tmp_path / "image.png")
 
 
+def test_commands_that_need_more_say_what_to_install(linked_python: Path, tmp_path: Path) -> None:
+    for name in ("cat", "dog"):
+        (tmp_path / "images" / name).mkdir(parents=True)
+        Image.new("RGB", (8, 8)).save(tmp_path / "images" / name / "0.png")
+    zoo = ("--task", "pets", "--zoo", tmp_path / "zoo", "--data", tmp_path / "images")
+    ended = _run(linked_python, "zoo", "add", "net", *zoo, "--arch", "cifar_resnet20")
+    assert ended.returncode == 2, ended.stderr
+    assert "pip install 'cascade-serve[" in ended.stderr
+    assert "Traceback" not in ended.stderr
+
+
 @pytest.mark.slow
 def test_serving_runs_where_the_lock_was_installed(repository: Path, tmp_path: Path) -> None:
     """As the Dockerfile installs it: the lock from the package index, then the project's wheel without dependencies."""
