@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from fake_engine import CASCADE, MEMBERS, FakeEngine, make_plan
+from fake_engine import CASCADE, MEMBERS, FakeEngine, make_plan, open_committee
 from prometheus_client import CollectorRegistry
 from served_cascade import OpenEngine, ServeCascade, ServedCascade
 
@@ -40,10 +40,11 @@ def repository_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "repository"
 
 
-@pytest.fixture(scope="session")
-def open_engine() -> OpenEngine:
-    """What makes the engine behind ``served``; override it to run the same tests on another one."""
-    return FakeEngine
+@pytest.fixture(scope="session", params=[FakeEngine, open_committee], ids=["fake", "committee"])
+def open_engine(request: pytest.FixtureRequest) -> OpenEngine:
+    """What makes the engine behind ``served``: the same tests run on one that can be held, and on the real one."""
+    opener: OpenEngine = request.param
+    return opener
 
 
 class _Wiring:

@@ -14,6 +14,7 @@ from cascade_serve.core.confidence import Confidence, confidence
 from cascade_serve.core.plan import Certificate, Fingerprint, Member, Plan, Policy, Promise, Stage, Task
 from cascade_serve.core.request import ExitReason, Reply, Request
 from cascade_serve.core.route import Route, make_route
+from cascade_serve.engine.committee import CommitteeEngine
 from cascade_serve.engine.protocol import EngineConfig, MemberStatistics, Observer
 from cascade_serve.errors import AbandonedError, LateError, OverloadedError, UnavailableError
 
@@ -103,8 +104,31 @@ class FakeTicket:
             self.engine.changed.notify_all()
 
 
+def fake_logits(member: int, images_BHWC: ImageArray) -> FloatArray:
+    """Give a member's logits: for the image's label ``sureness / 255 * 4 * (member + 1)``, else 0."""
+    logits_BK = np.zeros((len(images_BHWC), len(CLASSES)), dtype=np.float32)
+    labels_B = images_BHWC[:, 0, 0, 0] % len(CLASSES)
+    logits_BK[np.arange(len(labels_B)), labels_B] = images_BHWC[:, 0, 0, 1] / np.float32(255) * 4 * (member + 1)
+    return logits_BK
+
+
+class FakeRunner:
+    """Computes the fake members' logits for the real engine."""
+
+    def run(self, member: int, images_BHWC: ImageArray) -> FloatArray:
+        return fake_logits(member, images_BHWC)
+
+
+def open_committee(bundle: Bundle, observer: Observer) -> CommitteeEngine:
+    """Make the real engine over the fake members."""
+    config = EngineConfig(workers=2, max_batch_size=8, max_queue_rows=64)
+    fingerprint = Fingerprint(engine="fake", precision="fp32")
+    runners = [FakeRunner() for _ in range(config.workers)]
+    return CommitteeEngine(bundle.plan, runners, config=config, fingerprint=fingerprint, observer=observer)
+
+
 class FakeEngine:
-    """A deterministic engine: a member gives its image's label the logit ``sureness / 255 * 4 * (member + 1)``."""
+    """A deterministic engine that answers row by row, and can be held, slowed and made to fail."""
 
     def __init__(self, bundle: Bundle, observer: Observer) -> None:
         self.plan = bundle.plan
@@ -131,7 +155,7 @@ class FakeEngine:
     def admit(self, request: Request) -> FakeTicket:
         route = make_route(self.plan, request.terms)
         if request.deadline_s is not None and request.deadline_s <= time.monotonic():
-            raise LateError("the deadline has passed already")
+            raise LateError(f"the deadline passed {time.monotonic() - request.deadline_s:.3f} s before admission")
         ticket = FakeTicket(self, request, route)
         with self.changed:
             if self.is_closed:
@@ -162,11 +186,9 @@ class FakeEngine:
         return reply
 
     def _answer_row(self, image_HWC: ImageArray, route: Route) -> tuple[FloatArray, int, ExitReason]:
-        label, sureness = int(image_HWC[0, 0, 0]) % len(CLASSES), float(image_HWC[0, 0, 1]) / 255
         sum_BK, count_B = np.zeros((1, len(CLASSES)), dtype=np.float32), np.zeros(1, dtype=np.int64)
         for stage, member in enumerate(route.members):
-            logits_BK = np.zeros((1, len(CLASSES)), dtype=np.float32)
-            logits_BK[0, label] = sureness * 4 * (member + 1)
+            logits_BK = fake_logits(member, image_HWC[None])
             score_BK = member_score(self.plan.combine, logits_BK, 1.0)
             sum_BK, count_B = include(self.plan.combine, sum_BK, count_B, score_BK, np.ones(1, dtype=np.bool_))
             mean_BK = probabilities(self.plan.combine, sum_BK, count_B)
