@@ -57,9 +57,9 @@ lock: $(TOOLS)/bin/uv  ## Resolve requirements/*.txt anew from pyproject.toml
 	$(call resolve,serve-cpu,--extra cpu)
 	$(call resolve,serve-gpu,--extra gpu)
 
-# No header and no index address: a lock file must not tell where it was made.
+# No header: a lock file must not tell where it was made.
 define resolve
-	$(TOOLS)/bin/uv pip compile --quiet --universal --python-version 3.11 --upgrade --no-header --no-emit-index-url \
+	$(TOOLS)/bin/uv pip compile --quiet --universal --python-version 3.11 --upgrade --no-header \
 		$(2) pyproject.toml --output-file requirements/$(1).txt
 endef
 
