@@ -1,4 +1,5 @@
 import logging
+import pickle
 from typing import NoReturn
 from urllib.parse import quote
 
@@ -122,3 +123,5 @@ def test_a_remote_error_keeps_code_and_message() -> None:
     assert (error.code, error.message) == ("INVALID_ARGUMENT", "images: got nothing")
     assert str(error) == "INVALID_ARGUMENT: images: got nothing"
     assert issubclass(RemoteError, CascadeError)
+    copy = pickle.loads(pickle.dumps(error))
+    assert (type(copy), copy.code, copy.message) == (RemoteInvalidError, error.code, error.message)
