@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import onnx
+from google.protobuf.message import DecodeError
 from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto, numpy_helper
 
 from model_zoo.errors import FlopsError
@@ -71,7 +72,7 @@ def count_file(path: Path) -> GraphCost:
     """
     try:
         model = onnx.load(path, load_external_data=False)
-    except (OSError, ValueError) as error:
+    except (OSError, DecodeError) as error:
         raise FlopsError(f"{path}: {error}") from error
     return count_model(model)
 

@@ -16,6 +16,21 @@ Shape = tuple[int, ...]
 
 # Above this many elements an initializer is data, not a shape or axis that inference has to read.
 _MAX_SHAPE_ELEMENTS = 256
+# Attributes of a Constant node that hold plain numbers.
+_NUMBERS: dict[str, type[np.generic]] = {
+    "value_int": np.int64,
+    "value_ints": np.int64,
+    "value_float": np.float32,
+    "value_floats": np.float32,
+}
+# Operators that shapes are computed with; all have a reference implementation.
+_SHAPE_OPERATORS = (
+    "Abs", "Add", "And", "Cast", "CastLike", "Ceil", "Concat", "ConstantOfShape", "Div", "Equal", "Expand",
+    "Flatten", "Floor", "Gather", "GatherElements", "GatherND", "Greater", "GreaterOrEqual", "Identity", "Less",
+    "LessOrEqual", "Max", "Min", "Mod", "Mul", "Neg", "NonZero", "Not", "Or", "Range", "ReduceMax", "ReduceMin",
+    "ReduceProd", "ReduceSum", "Reshape", "Round", "ScatterND", "Size", "Slice", "Split", "Sqrt", "Squeeze",
+    "Sub", "Tile", "Transpose", "Unsqueeze", "Where",
+)  # fmt: skip
 # Each pass settles at least one more shape; graphs that compute shapes from shapes take a few.
 _MAX_PASSES = 100
 
@@ -51,12 +66,15 @@ def shapes_of(graph: GraphProto) -> dict[str, Shape | None]:
 
 
 def constants_of(graph: GraphProto) -> dict[str, TensorProto]:
-    """Name → value of initializers and of ``Constant`` nodes that hold a tensor."""
+    """Name → value of initializers and of ``Constant`` nodes that hold numbers."""
     constants = {tensor.name: tensor for tensor in graph.initializer}
     for node in graph.node:
         for attribute in node.attribute if node.op_type == "Constant" else ():
             if attribute.name == "value":
                 constants[node.output[0]] = attribute.t
+            elif attribute.name in _NUMBERS:
+                numbers = np.array(helper.get_attribute_value(attribute), dtype=_NUMBERS[attribute.name])
+                constants[node.output[0]] = numpy_helper.from_array(numbers)
     return constants
 
 
@@ -130,7 +148,7 @@ def _evaluate(
             return None
         start, end = (_int(node, name, default) for name, default in (("start", 0), ("end", len(shape))))
         return [np.array(shape[start:end], dtype=np.int64)]
-    is_plain = node.domain in ("", "ai.onnx") and not any(attr.g.node or attr.graphs for attr in node.attribute)
+    is_plain = node.domain in ("", "ai.onnx") and node.op_type in _SHAPE_OPERATORS
     sizes = [shapes.get(name) for name in node.output]
     is_small = all(size is None or math.prod(size) <= _MAX_SHAPE_ELEMENTS for size in sizes)
     if not (inputs and is_plain and is_small and all(name in known for name in inputs)):

@@ -234,11 +234,14 @@ def read_calibration(member: ZooMember) -> CalibrationData:
         raise CardError(f"{file}: {error.strerror or error}") from error
     except SafetensorError as error:
         raise CardError(f"{file}: {error}") from error
-    wanted = {"logits": np.float32, "labels": np.int64, "sample_ids": np.int64}
+    wanted = {"logits": "float32", "labels": "int64", "sample_ids": "int64"}
     for name, dtype in wanted.items():
-        if name not in arrays or arrays[name].dtype != dtype:
+        if name not in arrays or arrays[name].dtype.name != dtype:
             raise CardError(f"{file}: {name}: got {arrays[name].dtype if name in arrays else None}; must be {dtype}")
-    data = CalibrationData(logits_NK=arrays["logits"], labels_N=arrays["labels"], sample_ids_N=arrays["sample_ids"])
+    try:
+        data = CalibrationData(logits_NK=arrays["logits"], labels_N=arrays["labels"], sample_ids_N=arrays["sample_ids"])
+    except CardError as error:
+        raise CardError(f"{file}: {error}") from error
     classes = len(member.card.task.classes)
     if data.logits_NK.shape[1] != classes:
         raise CardError(f"{file}: logits: got {data.logits_NK.shape[1]} classes; must be {classes}")
