@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 _PLANNING = "Planning"
 _BY_HAND = "Planning by hand"
 _LIMITS = "Limits"
+_PIPE_COLUMNS = 160
 
 
 def register(app: typer.Typer) -> None:
@@ -171,7 +172,7 @@ def inspect(
     if as_json:
         typer.echo(json.dumps(_bundle_json(bundle, cards), indent=2))
         return
-    console = Console()
+    console = _console()
     console.print(f"{bundle.name} version {bundle.version}: {bundle.path} (every file is what the plan says)")
     console.print(_task_line(bundle.plan))
     console.print(_member_table(bundle.plan, cards))
@@ -270,7 +271,7 @@ def _plan_by_hand(
 
 def _write(out: Path, drawn: Plan, members: tuple[ZooMember, ...], rows: "ZooRows | None") -> Bundle:
     bundle = write_bundle(out, drawn, {member.name: member.path for member in members})
-    console = Console()
+    console = _console()
     if rows is not None and rows.num_repeated:
         console.print(f"{rows.num_repeated:,} calibration images stood there more than once and were counted once")
     _print_policies(console, bundle.plan)
@@ -299,6 +300,12 @@ def _progress(what: str, steps: int) -> Iterator[Callable[[], None]]:
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
         task = bar.add_task(what, total=steps)
         yield lambda: bar.advance(task)
+
+
+def _console() -> Console:
+    """Give standard output, wide enough for the tables where it is not a terminal."""
+    console = Console()
+    return console if console.is_terminal else Console(width=_PIPE_COLUMNS)
 
 
 def _print_policies(console: Console, drawn: Plan) -> None:

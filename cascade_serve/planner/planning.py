@@ -32,7 +32,7 @@ class Trial:
         path: the points of the front that a walk goes along, from dear to cheap.
         accepted: how far the walk would come if half A were half B.
         gates: what ``default`` would be then.
-        mean_flops: its cost on half A, per row.
+        mean_flops: its cost on half A, per row; infinite where nothing keeps the promise.
         accuracy: its share of right rows on half A.
     """
 
@@ -43,6 +43,11 @@ class Trial:
     gates: Gates
     mean_flops: float
     accuracy: float
+
+    @property
+    def reaches_promise(self) -> bool:
+        """Whether anything keeps the promise of ``default`` on half A."""
+        return math.isfinite(self.mean_flops)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -72,7 +77,11 @@ class Study:
 
     def evaluate(self, gates: Gates) -> Outcome:
         """Say what a policy did with half B's rows."""
-        return evaluate_policy(self.committee, self.chosen.rules, gates).rows(self.rows_B)
+        return self.evaluate_all(gates).rows(self.rows_B)
+
+    def evaluate_all(self, gates: Gates) -> Outcome:
+        """Say what a policy did with all rows."""
+        return evaluate_policy(self.committee, self.chosen.rules, gates)
 
 
 def make_study(
