@@ -1,7 +1,6 @@
 """How good a trained model is on images that it has not seen."""
 # Shapes: B rows, K classes.
 
-import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -9,11 +8,9 @@ import torch
 from torch import nn
 
 from cascade_serve.core.arrays import FloatArray
+from cascade_serve.planner.certificate import binomial_interval
 from training.data import LabelledImages
 from training.inputs import Normalisation, normalise, to_device
-
-_Z95 = 1.959963984540054
-"""Two-sided 95 % point of the normal distribution."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -23,7 +20,7 @@ class Evaluation:
     Attributes:
         n: images.
         top1: share of correct ones.
-        interval: its two-sided 95 % Wilson interval.
+        interval: its two-sided 95 % Clopper-Pearson interval.
         data_sha256: fingerprint of the images.
     """
 
@@ -53,7 +50,7 @@ def evaluate(
     return Evaluation(
         n=len(data),
         top1=num_correct / len(data),
-        interval=wilson_interval(num_correct, len(data)),
+        interval=binomial_interval(n=len(data), hits=num_correct),
         data_sha256=data.sha256,
     )
 
@@ -70,19 +67,3 @@ def predict(
     model.train(was_training)
     logits_BK: FloatArray = torch.cat(logits).numpy().astype(np.float32)
     return logits_BK
-
-
-def wilson_interval(num_correct: int, n: int) -> tuple[float, float]:
-    """Give the two-sided 95 % interval of a share (E. B. Wilson, JASA 1927).
-
-    Args:
-        num_correct: 0 to n.
-        n: at least 1.
-
-    Returns:
-        lower and upper end, within [0, 1].
-    """
-    share, z2 = num_correct / n, _Z95**2
-    centre = (share + z2 / (2 * n)) / (1 + z2 / n)
-    half = _Z95 / (1 + z2 / n) * math.sqrt(share * (1 - share) / n + z2 / (4 * n**2))
-    return max(0.0, centre - half), min(1.0, centre + half)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from training.data import LabelledImages, load_digits
 from training.errors import DataError, DivergedError
-from training.evaluation import evaluate, predict, wilson_interval
+from training.evaluation import evaluate, predict
 from training.inputs import Normalisation, normalise
 from training.loop import EpochReport, LoopConfig, train
 from training.optim import OptimConfig, OptimizerName
@@ -174,11 +174,3 @@ def test_prediction_does_not_depend_on_batches_and_leaves_the_mode(digits: Label
     assert at_once_BK.shape == (500, 10)
     assert at_once_BK.dtype == np.float32
     assert model.training
-
-
-@pytest.mark.parametrize(
-    ("num_correct", "n", "low", "high"),
-    [(0, 10, 0.0, 0.2775), (10, 10, 0.7225, 1.0), (5, 10, 0.2366, 0.7634), (1, 1, 0.2065, 1.0)],
-)
-def test_wilson_interval(num_correct: int, n: int, low: float, high: float) -> None:
-    assert wilson_interval(num_correct, n) == pytest.approx((low, high), abs=1e-4)
