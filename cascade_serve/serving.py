@@ -8,6 +8,7 @@ from prometheus_client import CollectorRegistry
 from cascade_serve.bundle import Bundle
 from cascade_serve.engine.opening import OpeningConfig, open_engine
 from cascade_serve.engine.protocol import Engine
+from cascade_serve.errors import ConfigError
 from cascade_serve.metrics import Metrics, MetricsServer
 from cascade_serve.repository import BundleRepository, ServedBundle
 from cascade_serve.rpc.server import Server, ServerConfig
@@ -53,7 +54,13 @@ class ServingProcess:
             config.repository, self._open, listener=self, drain_timeout_s=config.drain_timeout_s
         )
         self.server = Server(self.repository, self._metrics, config.server)
-        self.metrics_server = MetricsServer(self._metrics.registry, host=config.server.host, port=config.metrics_port)
+        try:
+            self.metrics_server = MetricsServer(
+                self._metrics.registry, host=config.server.host, port=config.metrics_port
+            )
+        except ConfigError:
+            self.server.stop()
+            raise
 
     def start(self) -> None:
         """Listen first, so that probes see NOT_SERVING meanwhile, then load and warm every cascade.

@@ -1,0 +1,23 @@
+"""What a figure was measured on: hardware and versions, in one line."""
+
+import os
+import platform
+from importlib.metadata import version
+from pathlib import Path
+
+_PACKAGES = ("onnxruntime", "grpcio", "numpy")
+
+
+def describe() -> str:
+    """Give processor, cores, Python and the versions that matter to speed."""
+    versions = ", ".join(f"{package} {version(package)}" for package in _PACKAGES)
+    return f"{_processor()}, {os.cpu_count()} cores; Python {platform.python_version()}, {versions}"
+
+
+def _processor() -> str:
+    facts = Path("/proc/cpuinfo")
+    if facts.exists():
+        for line in facts.read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()

@@ -1,0 +1,112 @@
+"""``cascade-serve serve`` as an operator meets it: a process with ports, signals and exit codes."""
+
+import re
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from onnx_bundle import IMAGE_SHAPE, write_linear_bundle
+
+from cascade_serve import Client
+
+Start = Callable[..., "subprocess.Popen[str]"]
+
+
+@pytest.fixture
+def repository(tmp_path: Path) -> Path:
+    write_linear_bundle(tmp_path / "repository" / "linear" / "1", tmp_path / "one")
+    return tmp_path / "repository"
+
+
+@pytest.fixture
+def start() -> Iterator[Start]:
+    processes: list[subprocess.Popen[str]] = []
+
+    def run(*arguments: object) -> "subprocess.Popen[str]":
+        command = [sys.executable, "-m", "cascade_serve", "serve", *map(str, arguments)]
+        processes.append(subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True))
+        return processes[-1]
+
+    yield run
+    for process in processes:
+        process.kill()
+        process.communicate()
+
+
+def address_of(process: "subprocess.Popen[str]") -> str:
+    assert process.stdout is not None
+    line = process.stdout.readline()
+    match = re.fullmatch(r"serving gRPC on (\S+:\d+), metrics on http://\S+:\d+/metrics\n", line)
+    assert match is not None, line
+    return match[1]
+
+
+def test_it_serves_swaps_and_stops(start: Start, repository: Path, tmp_path: Path) -> None:
+    process = start(repository, "--port", 0, "--metrics-port", 0, "--watch-interval-s", 0)
+    image_HWC = np.full(IMAGE_SHAPE, 9, dtype=np.uint8)
+    with Client(address_of(process), timeout_s=20) as client:
+        assert client.infer(image_HWC, model="linear").model_version == "1"
+        write_linear_bundle(repository / "linear" / "2", tmp_path / "two", seed=1)
+        process.send_signal(signal.SIGHUP)
+        versions = iter(lambda: client.infer(image_HWC, model="linear").model_version, "2")
+        assert sum(1 for _ in versions) < 10_000
+        client.wait_until_serving("linear", timeout_s=10)
+    process.send_signal(signal.SIGTERM)
+    output, errors = process.communicate(timeout=30)
+    assert process.returncode == 0, errors
+    assert output == ""
+    assert "cascade 'linear' version 2 is served" in errors
+    assert "Traceback" not in errors
+
+
+REFUSED = [
+    ([], r"repository.*holds no cascade"),
+    (["--port", "70000"], r"port: got 70000; must be between 0 and 65535"),
+    (["--workers", "1", "--max-batch-size", "0"], r"max_batch_size: got 0; must be at least 1"),
+    (["--max-queue-rows", "4"], r"max_queue_rows: got 4; must be at least max_batch_size, 32"),
+    (["--max-queue-delay-s", "61"], r"max_queue_delay_s: got 61\.0; must be at least 0 and under 60"),
+    (["--engine", "magic"], r"got 'magic'; must be onnx"),
+    (["--device", "tpu"], r"'tpu' is not one of"),
+    (["--tls-key", "key.pem"], r"--tls-certificate and --tls-key must be given together"),
+    (["--tls-certificate", "a.pem", "--tls-key", "b.pem"], r"No such file"),
+]
+
+
+@pytest.mark.parametrize(("arguments", "message"), REFUSED, ids=[message for _, message in REFUSED])
+def test_what_can_not_be_served_is_refused_with_exit_code_2(
+    start: Start, tmp_path: Path, arguments: list[str], message: str
+) -> None:
+    empty = tmp_path / "repository"
+    empty.mkdir()
+    ports = [] if "--port" in arguments else ["--port", "0"]
+    process = start(empty, *ports, "--metrics-port", 0, *arguments)
+    output, errors = process.communicate(timeout=30)
+    assert process.returncode == 2
+    assert output == ""
+    assert re.search(message, " ".join(errors.split()))
+    assert "Traceback" not in errors
+
+
+def test_a_port_that_is_taken_is_named(start: Start, repository: Path) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        for arguments in (["--port", port, "--metrics-port", 0], ["--port", 0, "--metrics-port", port]):
+            process = start(repository, *arguments)
+            _, errors = process.communicate(timeout=30)
+            assert process.returncode == 2
+            assert f"127.0.0.1:{port}" in errors
+            assert "Traceback" not in errors
+
+
+def test_the_device_that_this_machine_lacks_is_named(start: Start, repository: Path) -> None:
+    process = start(repository, "--port", 0, "--metrics-port", 0, "--device", "cuda")
+    _, errors = process.communicate(timeout=30)
+    assert process.returncode == 2
+    assert "device: got 'cuda'; this onnxruntime has only" in " ".join(errors.split())
