@@ -1,0 +1,96 @@
+"""Times the planner's search: members, rows and rules of a large zoo, on synthetic logits.
+
+Run: python benchmarks/planner.py [--members 8] [--rows 50000] [--classes 10] [--repeats 3]
+"""
+# Shapes: N rows, K classes.
+
+import argparse
+import os
+import platform
+import statistics
+import time
+
+import numpy as np
+import scipy
+
+from cascade_serve.core.combine import Combine
+from cascade_serve.core.confidence import Confidence
+from cascade_serve.planner.committee import Committee
+from cascade_serve.planner.demands import Demands
+from cascade_serve.planner.planning import make_study
+from cascade_serve.planner.running import running_predictions
+from cascade_serve.planner.search import Limits, Search
+from cascade_serve.planner.zoo_rows import ZooRows
+
+
+def make_committee(members: int, rows: int, classes: int) -> Committee:
+    """Draw members of growing accuracy that find the same rows hard."""
+    rng = np.random.default_rng(0)
+    labels_N = rng.integers(0, classes, rows)
+    ease_N = rng.normal(0, 2, rows)
+    logits = []
+    for member in range(members):
+        logits_NK = rng.normal(0, 1, (rows, classes))
+        logits_NK[np.arange(rows), labels_N] += 3 + 0.4 * member + ease_N
+        logits.append((2 * logits_NK).astype(np.float32))
+    return Committee(
+        names=tuple(f"member{member}" for member in range(members)),
+        flops=tuple(int(1e7 * 1.5**member) for member in range(members)),
+        temperatures=(1.5,) * members,
+        logits=tuple(logits),
+        labels_N=labels_N,
+    )
+
+
+def time_search(committee: Committee, combine: Combine, functions: tuple[Confidence, ...]) -> float:
+    """Give the seconds of the exhaustive search over all rows with one combination rule."""
+    begin = time.perf_counter()
+    running = running_predictions(committee, combine, functions, 4, lambda: None)
+    for function in functions:
+        Search(committee, running[function], Limits()).run(lambda: None)
+    return time.perf_counter() - begin
+
+
+def time_study(committee: Committee) -> float:
+    """Give the seconds of all of planning: temperatures, halves, nine searches, walks."""
+    rows = ZooRows(
+        logits=committee.logits,
+        labels_N=committee.labels_N,
+        sample_ids_N=np.arange(committee.num_rows),
+        num_repeated=0,
+    )
+    begin = time.perf_counter()
+    make_study(rows, committee.names, committee.flops, Demands())
+    return time.perf_counter() - begin
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    for name, default in (("members", 8), ("rows", 50_000), ("classes", 10), ("repeats", 3)):
+        parser.add_argument(f"--{name}", type=int, default=default)
+    options = parser.parse_args()
+    committee = make_committee(options.members, options.rows, options.classes)
+    print(
+        f"{options.members} members, {options.rows:,} rows, {options.classes} classes, up to 4 stages, 16 thresholds;"
+        f" median [min, max] of n = {options.repeats}; {os.cpu_count()} cores, {platform.machine()},"
+        f" Python {platform.python_version()}, numpy {np.__version__}, scipy {scipy.__version__}"
+    )
+    for combine in Combine:
+        show(f"one pair, {combine.value} + max_prob", options.repeats, committee, combine, (Confidence.MAX_PROB,))
+    seconds = [sum(time_search(committee, rule, tuple(Confidence)) for rule in Combine) for _ in range(options.repeats)]
+    print_times("all nine pairs", seconds)
+    print_times(
+        "all of planning (searches on half of the rows)", [time_study(committee) for _ in range(options.repeats)]
+    )
+
+
+def show(what: str, repeats: int, committee: Committee, combine: Combine, functions: tuple[Confidence, ...]) -> None:
+    print_times(what, [time_search(committee, combine, functions) for _ in range(repeats)])
+
+
+def print_times(what: str, seconds: list[float]) -> None:
+    print(f"{what:<50} {statistics.median(seconds):6.2f} s [{min(seconds):.2f}, {max(seconds):.2f}]", flush=True)
+
+
+if __name__ == "__main__":
+    main()

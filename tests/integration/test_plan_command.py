@@ -1,0 +1,152 @@
+"""``cascade-serve plan`` and ``inspect`` from a zoo on disk to a bundle that loads, with their refusals."""
+
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from planned_zoo import NAMES, draw_rows, write_zoo
+from typer.testing import CliRunner
+
+from cascade_serve.bundle import load_bundle
+from cascade_serve.cli.app import app, main
+
+Plan = Callable[..., str]
+Command = Callable[..., tuple[int, str]]
+
+
+@pytest.fixture(scope="session")
+def task_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_zoo(tmp_path_factory.mktemp("zoo") / "animals", draw_rows(1, 3000))
+
+
+@pytest.fixture
+def plan(task_path: Path, tmp_path: Path) -> Plan:
+    def run(*arguments: str) -> str:
+        result = CliRunner().invoke(app, ["plan", str(task_path), "--out", str(tmp_path / "pets" / "1"), *arguments])
+        if result.exception is not None and not isinstance(result.exception, SystemExit):
+            raise result.exception
+        assert result.exit_code == 0, result.output
+        return result.output
+
+    return run
+
+
+@pytest.fixture
+def command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Command:
+    """The whole command line, with its exit code and standard error."""
+
+    def run(*arguments: str) -> tuple[int, str]:
+        monkeypatch.setattr("sys.argv", ["cascade-serve", *arguments])
+        with pytest.raises(SystemExit) as exit_info:
+            main()
+        return int(exit_info.value.code or 0), " ".join(capsys.readouterr().err.split())
+
+    return run
+
+
+def test_plan_writes_a_bundle_and_says_what_comes_next(plan: Plan, tmp_path: Path) -> None:
+    output = plan("--combine", "mean_probs", "--confidence", "max_prob")
+    bundle = load_bundle(tmp_path / "pets" / "1")
+    assert bundle.plan.reference == "large"
+    assert bundle.plan.calibration is not None
+    assert (bundle.plan.calibration.n, bundle.plan.calibration.n_test) == (3000, 1500)
+    assert bundle.plan.calibration.fingerprint.precision == "fp32"
+    assert sorted(path.name for path in bundle.member_path("small").iterdir()) == ["card.json", "model.onnx"]
+    assert f"cascade-serve serve {tmp_path}" in output
+    assert "points less accurate than large" in " ".join(output.replace("│", " ").replace("┃", " ").split())
+    assert all(word in output for word in ("default", "fast", "accurate", "reference", "front-00"))
+
+
+def test_report_is_written(plan: Plan, tmp_path: Path) -> None:
+    folder = tmp_path / "deep" / "report"
+    plan("--combine", "mean_logits", "--report", str(folder))
+    for picture in ("pareto.png", "reliability.png", "exits.png"):
+        assert (folder / picture).read_bytes().startswith(b"\x89PNG")
+    report = json.loads((folder / "report.json").read_text())
+    assert [member["name"] for member in report["members"]] == list(NAMES)
+    large = report["members"][2]
+    assert large["is_front_better_at_equal_cost"]
+    assert large["is_front_cheaper_at_equal_accuracy"]
+    assert large["at_equal_accuracy"]["flops_ratio"] < 1
+    assert len(report["rules_tried_on_half_A"]) == 3
+    assert sum(trial["is_chosen"] for trial in report["rules_tried_on_half_A"]) == 1
+    assert {policy["name"] for policy in report["policies"]} >= {"default", "fast", "accurate", "reference"}
+
+
+def test_by_hand_with_and_without_calibration(plan: Plan, tmp_path: Path, task_path: Path) -> None:
+    plan("--stages", "small:0.9,large")
+    by_hand = load_bundle(tmp_path / "pets" / "1").plan
+    default = by_hand.policies["default"]
+    assert [(stage.member, stage.threshold) for stage in default.stages] == [("small", 0.9), ("large", None)]
+    assert default.accuracy is not None
+    assert default.certificate is None
+    assert by_hand.members[0].temperature != 1
+    for calibration in task_path.glob("*/calibration.safetensors"):
+        assert calibration.is_file()
+    output = (
+        CliRunner()
+        .invoke(
+            app,
+            ["plan", str(task_path), "--out", str(tmp_path / "pets" / "2"), "--stages", "large", "--no-calibration"],
+        )
+        .output
+    )
+    bare = load_bundle(tmp_path / "pets" / "2").plan
+    assert bare.calibration is None
+    assert bare.members[0].temperature == 1
+    assert bare.policies["default"].accuracy is None
+    assert "nothing was measured" in output
+
+
+def test_inspect_tells_all(plan: Plan, tmp_path: Path) -> None:
+    plan("--combine", "mean_probs", "--confidence", "margin", "--max-flops", "8M")
+    text = CliRunner().invoke(app, ["inspect", str(tmp_path / "pets" / "1")])
+    assert text.exit_code == 0
+    assert all(word in text.output for word in ("pets version 1", "4 classes: cat, dog, frog, owl", "random", "margin"))
+    found = json.loads(CliRunner().invoke(app, ["inspect", str(tmp_path / "pets" / "1"), "--json"]).output)
+    assert found["plan"]["confidence"] == "margin"
+    assert set(found["cards"]) == {member["name"] for member in found["plan"]["members"]}
+    assert max(policy["worst_case_flops"] for policy in found["plan"]["policies"].values()) <= 8_000_000
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--max-flops", "10K"], r"max_flops: got 10K \(10000\); must be at least 1M"),
+        (["--min-accuracy", "0.9999"], r"min_accuracy: got 0\.9999; the nearest reachable is 0\.\d+, by"),
+        (["--min-accuracy", "0.9", "--max-regret", "0.01"], "got both; must be one of them"),
+        (["--members", "small,huge"], r"members: got 'huge'; must be among large, middle, small"),
+        (["--members", "small,,large"], r"--members: got 'small,,large'"),
+        (["--level", "95"], r"level: got 95\.0; must be above 0 and under 1"),
+        (["--no-calibration"], r"--no-calibration: a search needs calibration"),
+        (["--stages", "small:0.9"], r"the last stage always answers"),
+        (["--stages", "small,large"], r"got '' as the threshold of 'small'"),
+        (["--stages", "small:1.5,large"], r"threshold: got 1\.5; must be between 0 and 1"),
+        (["--stages", "small:nan,large"], r"threshold: got nan; must be between 0 and 1"),
+        (["--stages", "small:0.5,small"], r"members: got 'small' 2 times; must be once"),
+        (["--stages", "small:0.5,large", "--max-regret", "0.1"], r"--max-regret: got 0\.1 with --stages"),
+    ],
+)
+def test_bad_demands_exit_with_2_and_write_nothing(
+    task_path: Path, tmp_path: Path, arguments: list[str], message: str, command: Command
+) -> None:
+    out = tmp_path / "pets" / "1"
+    fast = [] if "--stages" in arguments else ["--combine", "last", "--confidence", "max_prob"]
+    code, error = command("plan", str(task_path), "--out", str(out), *fast, *arguments)
+    assert code == 2
+    assert re.search(message, error), error
+    assert not out.exists()
+
+
+@pytest.mark.parametrize("version", ["latest", "0", "01", "1.0"])
+def test_version_is_checked_before_the_work(task_path: Path, tmp_path: Path, version: str) -> None:
+    result = CliRunner().invoke(app, ["plan", str(task_path), "--out", str(tmp_path / "pets" / version)])
+    assert "must end in a version, a positive integer" in str(result.exception)
+
+
+def test_bundles_are_never_overwritten(plan: Plan, tmp_path: Path, task_path: Path) -> None:
+    plan("--stages", "small")
+    result = CliRunner().invoke(app, ["plan", str(task_path), "--out", str(tmp_path / "pets" / "1")])
+    assert "exists already; bundles are immutable" in str(result.exception)
