@@ -38,28 +38,34 @@ def run_commands(*commands: Command) -> None:
     Raises:
         DemoError: one failed.
     """
-    # Their output is a pipe, so they must be told what terminal there is.
-    environment = {**os.environ, "COLUMNS": str(console.width)} | ({"FORCE_COLOR": "1"} if console.is_terminal else {})
     with ExitStack() as stack:
         processes = [
             stack.enter_context(
                 subprocess.Popen(  # noqa: S603 - our own command
                     command_line(*command),
                     stdout=subprocess.PIPE,
-                    stderr=subprocess.STDOUT,
+                    stderr=subprocess.PIPE,
                     text=True,
-                    env=environment,
+                    env=_terminal(),
                 )
             )
             for command in commands
         ]
         for command, process in zip(commands, processes, strict=True):
             with console.status(f"cascade-serve {command[0]}"):
-                printed, _ = process.communicate()
+                printed, complaints = process.communicate()
             show_command(*command)
             sys.stdout.write(printed.lstrip("\n"))
             if process.returncode != 0:
-                raise DemoError(f"cascade-serve {command[0]} ended with exit code {process.returncode}")
+                raise DemoError(
+                    f"cascade-serve {command[0]} ended with exit code {process.returncode}: {complaints.strip()}"
+                )
+
+
+def _terminal() -> dict[str, str]:
+    """Tell commands, whose output is a pipe here, what it is shown on; into a pipe they would print wider tables."""
+    size = {"COLUMNS": str(console.width), "LINES": str(console.height)}
+    return {**os.environ, **size, "TTY_COMPATIBLE": "1"} | ({} if console.is_terminal else {"TERM": "dumb"})
 
 
 def show_command(*arguments: str | Path) -> None:

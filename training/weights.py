@@ -1,5 +1,6 @@
 """Trained weights on disk: one .safetensors file, whole or not there."""
 
+import json
 import secrets
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,14 +12,17 @@ from torch import nn
 
 from training.errors import WeightsError
 
+METADATA_KEY = "training"
 
-def write_weights(model: nn.Module, path: Path, metadata: Mapping[str, str] | None = None) -> None:
+
+def write_weights(model: nn.Module, path: Path, metadata: Mapping[str, str | int] | None = None) -> None:
     """Write a model's parameters and buffers under their own names.
 
     Args:
         model: what was trained.
         path: ends in ``.safetensors``; an existing file is replaced only when the new one is complete.
-        metadata: text that is kept in the file's header.
+        metadata: kept in the file's header, as JSON under ``METADATA_KEY``: several keys would be written in an order
+            of chance, and the same run must give the same bytes.
 
     Raises:
         WeightsError: the path has another suffix or can't be written.
@@ -33,7 +37,7 @@ def write_weights(model: nn.Module, path: Path, metadata: Mapping[str, str] | No
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
-            save_file(tensors, partial, metadata=dict(metadata or {}))
+            save_file(tensors, partial, metadata={METADATA_KEY: json.dumps(metadata or {}, sort_keys=True)})
             partial.replace(path)
         finally:
             partial.unlink(missing_ok=True)

@@ -1,5 +1,6 @@
 """Weights on disk come back as they were, or are not there at all."""
 
+import json
 import re
 from pathlib import Path
 
@@ -20,11 +21,11 @@ def _model() -> nn.Module:
 def test_parameters_buffers_and_metadata_come_back(tmp_path: Path) -> None:
     model = _model()
     path = tmp_path / "new" / "größe.safetensors"
-    write_weights(model, path, {"seed": "7"})
+    write_weights(model, path, {"seed": 7, "data": "größe"})
     assert all(torch.equal(tensor, model.state_dict()[name]) for name, tensor in load_file(path).items())
     assert set(load_file(path)) == set(model.state_dict())
     with safe_open(path, framework="pt") as file:
-        assert file.metadata() == {"seed": "7"}
+        assert json.loads(file.metadata()["training"]) == {"seed": 7, "data": "größe"}
     assert list(path.parent.iterdir()) == [path]
 
 
