@@ -135,6 +135,8 @@ class _Steps:
                 [resized],
                 mode="linear",
                 antialias=1,
+                # Weights at the border are scaled up again, as Pillow and torch do.
+                exclude_outside=1,
                 coordinate_transformation_mode="half_pixel",
             )
         )

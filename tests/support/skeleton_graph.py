@@ -15,7 +15,7 @@ class _Recorder(TorchDispatchMode):
     """Writes one ONNX node, on inputs of its own, for each contraction that runs."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.nodes: list[NodeProto] = []
         self.inputs: list[ValueInfoProto] = []
         self.outputs: list[ValueInfoProto] = []

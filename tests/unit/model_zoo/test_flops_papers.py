@@ -6,7 +6,7 @@ import pytest
 import timm
 import torch
 from skeleton_graph import skeleton_graph
-from timm.layers import set_fused_attn
+from timm.layers.config import set_fused_attn
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 

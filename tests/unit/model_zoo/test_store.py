@@ -159,7 +159,7 @@ def test_binding_the_same_task_again_changes_nothing(task_path: Path) -> None:
 )
 def test_calibration_of_a_wrong_shape_is_refused(task_path: Path, arrays: dict[str, np.ndarray], message: str) -> None:
     data = make_data()
-    whole = {"logits": data.logits_NK, "labels": data.labels_N, "sample_ids": data.sample_ids_N}
+    whole: dict[str, np.ndarray] = {"logits": data.logits_NK, "labels": data.labels_N, "sample_ids": data.sample_ids_N}
     save_file({**whole, **arrays}, task_path / "small" / store.CALIBRATION_FILE)
     member = store.read_member(task_path / "small", verify=False)
     with pytest.raises(CardError, match=message):

@@ -1,0 +1,230 @@
+"""``zoo add`` from end to end: files, cards, bindings, and real weights on real images."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tarfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from image_folders import write_folder
+from own_classifier import own_classifier
+
+from cascade_serve.errors import ConfigError
+from cascade_serve.zoo import Added, Addition, OnnxModel, TorchModel, add_member
+from model_zoo import store
+from model_zoo.card import METADATA_KEY, Card
+from model_zoo.errors import ConflictError, ExportError, ImageError
+from model_zoo.graph import GraphSession
+from model_zoo.image_folder import read_images, scan_image_folder
+
+DATA = os.environ.get("CASCADE_SERVE_DATA")
+
+
+def quiet(_what: str, _total: int | None) -> Callable[[int], None]:
+    return lambda _done: None
+
+
+def add(data: Path, zoo: Path, name: str = "tiny", architecture: str = "digits_cnn_xs", **options: Any) -> Added:
+    keys = ("weights", "pretrained", "seed", "arguments", "mean", "std")
+    model = TorchModel(architecture=architecture, **{key: options.pop(key) for key in keys if key in options})
+    return add_member(Addition(name=name, task_path=zoo / "shades", data=data, model=model, **options), quiet)
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_folder(tmp_path_factory.mktemp("data") / "shades")
+
+
+@pytest.fixture(scope="module")
+def zoo(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    zoo = tmp_path_factory.mktemp("zoo")
+    add(data, zoo)
+    return zoo
+
+
+def test_the_member_holds_what_its_card_says(data: Path, zoo: Path) -> None:
+    member = store.read_member(zoo / "shades" / "tiny")
+    assert set(member.card.files) == {"model.onnx", "model.safetensors", "config.json", "calibration.safetensors"}
+    assert member.card.task.classes == ("class_0", "class_1", "class_2")
+    assert (member.card.task.height, member.card.task.channels) == (8, 1)
+    graph = onnx.load(member.graph_path)
+    inside = next(entry.value for entry in graph.metadata_props if entry.key == METADATA_KEY)
+    assert Card.from_json(inside, "graph") == member.card.model_copy(update={"files": {}})
+
+    images = read_images(scan_image_folder(data), height=8, width=8, channels=1)
+    calibration = store.read_calibration(member)
+    np.testing.assert_array_equal(calibration.labels_N, images.labels_N)
+    np.testing.assert_array_equal(calibration.sample_ids_N, images.sample_ids_N)
+    np.testing.assert_allclose(calibration.logits_NK, GraphSession(graph).logits(images.images_NHWC), atol=1e-5)
+    assert member.card.provenance.data_sha256 == images.sha256
+
+    accuracy = member.card.accuracy
+    assert accuracy is not None
+    assert accuracy.top1 == float((calibration.logits_NK.argmax(axis=1) == images.labels_N).mean())
+    assert accuracy.interval[0] <= accuracy.top1 <= accuracy.interval[1]
+    assert member.card.calibration is not None
+    assert {"torch", "onnx", "onnxruntime", "numpy", "python", "cascade-serve"} <= set(member.card.provenance.versions)
+
+
+def test_random_weights_are_said_loudly_and_repeat_by_seed(data: Path, zoo: Path) -> None:
+    first, second = (add(data, zoo, name=f"seeded{number}", seed=4) for number in (1, 2))
+    assert any("RANDOM weights (seed 4)" in warning for warning in first.warnings)
+    assert first.member.card.provenance.weights == "random"
+    logits_NK, again_NK = (store.read_calibration(added.member).logits_NK for added in (first, second))
+    np.testing.assert_array_equal(logits_NK, again_NK)
+
+
+@pytest.mark.slow
+def test_another_image_size_makes_another_member_of_the_same_weights(data: Path, zoo: Path) -> None:
+    small = add(data, zoo, name="self", architecture="resnet20", image_size=8)
+    large = add(
+        data, zoo, name="self-large", architecture="resnet20", image_size=12,
+        weights=zoo / "shades" / "self" / "model.safetensors",
+    )  # fmt: skip
+    assert small.member.card.input.height == 8
+    assert large.member.card.input.height == 12
+    assert large.member.card.cost.params == small.member.card.cost.params
+    assert large.member.card.cost.flops > 2 * small.member.card.cost.flops
+    assert large.member.card.provenance.weights == "model.safetensors"
+    assert large.member.card.task == small.member.card.task
+
+
+def test_progress_counts_every_image(data: Path, tmp_path: Path) -> None:
+    seen: dict[str, int] = {}
+
+    def begin(what: str, total: int | None) -> Callable[[int], None]:
+        def advance(done: int) -> None:
+            seen[what] = seen.get(what, 0) + done
+            assert total is None or seen[what] <= total
+
+        return advance
+
+    model = TorchModel(architecture="digits_cnn_xs")
+    add_member(Addition(name="a", task_path=tmp_path / "t", data=data, model=model, batch_size=5), begin)
+    assert seen == {"reading image headers": 24, "running the calibration images": 24}
+
+
+def test_other_class_names_are_refused_before_anything_is_built(data: Path, zoo: Path, tmp_path: Path) -> None:
+    other = tmp_path / "other"
+    shutil.copytree(data, other)
+    (other / "class_2").rename(other / "class_9")
+    with pytest.raises(ConflictError, match=r"classes: got .*class_9.*; must be .*class_2"):
+        add(other, zoo, name="late", architecture="no such architecture")
+    assert "late" not in store.list_members(zoo / "shades")
+
+
+def test_another_task_size_is_refused(data: Path, zoo: Path) -> None:
+    with pytest.raises(ConflictError, match="height: got 16; must be 8"):
+        add(data, zoo, name="late", task_size=16)
+
+
+def test_an_existing_name_is_refused_first_of_all(data: Path, zoo: Path) -> None:
+    with pytest.raises(ConflictError, match="tiny: exists already; choose another name, or --overwrite"):
+        add(data / "no such folder", zoo)
+
+
+def test_other_calibration_images_are_warned_of(zoo: Path, tmp_path: Path) -> None:
+    other = write_folder(tmp_path / "other", per_class=3)
+    added = add(other, zoo, name="elsewhere", overwrite=True)
+    assert any("'tiny' was calibrated on other images" in warning for warning in added.warnings)
+    shutil.rmtree(zoo / "shades" / "elsewhere")
+
+
+def test_images_of_many_sizes_take_the_models_size_unless_told(data: Path, tmp_path: Path) -> None:
+    mixed = tmp_path / "mixed"
+    shutil.copytree(data, mixed)
+    write_folder(mixed / "more", classes=1, per_class=1, size=11)
+    shutil.move(mixed / "more" / "class_0" / "0.png", mixed / "class_0" / "odd.png")
+    shutil.rmtree(mixed / "more")
+    assert add(mixed, tmp_path / "a").member.card.task.height == 8
+    assert add(mixed, tmp_path / "b", task_size=10).member.card.task.height == 10
+
+
+def test_a_corrupt_image_stops_it_and_leaves_no_member(data: Path, zoo: Path, tmp_path: Path) -> None:
+    broken = tmp_path / "broken"
+    shutil.copytree(data, broken)
+    file = broken / "class_1" / "3.png"
+    file.write_bytes(file.read_bytes()[:-30])
+    with pytest.raises(ImageError, match=r"class_1/3.png: "):
+        add(broken, zoo, name="late")
+    assert "late" not in store.list_members(zoo / "shades")
+
+
+def test_options_that_contradict_are_refused(data: Path, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="batch size: got 0; must be at least 1"):
+        add(data, tmp_path, batch_size=0)
+    with pytest.raises(ExportError, match="the model has 1000 classes; the data have 3"):
+        add(data, tmp_path, architecture="timm/resnet18", pretrained=True)
+
+
+ONNX_ADD = """
+import sys
+from pathlib import Path
+from cascade_serve.zoo import Addition, OnnxModel, add_member
+model = OnnxModel(file=Path(sys.argv[1]), mean=(0.5,), std=(0.25,))
+addition = Addition(name="own", task_path=Path(sys.argv[2]), data=Path(sys.argv[3]), model=model)
+added = add_member(addition, lambda what, total: lambda done: None)
+assert not {"torch", "timm", "torchvision"} & set(sys.modules)
+print(added.member.card.to_json())
+"""
+
+
+def test_an_own_onnx_classifier_needs_no_torch(tmp_path: Path) -> None:
+    folder = write_folder(tmp_path / "data", classes=5, size=20, grey=False)
+    onnx.save(own_classifier(), tmp_path / "own.onnx")
+    command: list[str | Path] = [
+        sys.executable,
+        "-c",
+        ONNX_ADD,
+        tmp_path / "own.onnx",
+        tmp_path / "zoo" / "own",
+        folder,
+    ]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
+    assert done.returncode == 0, done.stderr
+    card = json.loads(done.stdout)
+    assert (card["architecture"], card["provenance"]["weights"]) == ("onnx", "own.onnx")
+    assert (card["task"]["height"], card["input"]["height"]) == (20, 8)
+    member = store.read_member(tmp_path / "zoo" / "own" / "own")
+    assert set(member.card.files) == {"model.onnx", "calibration.safetensors"}
+
+
+def test_an_onnx_of_open_size_and_images_of_many_sizes_ask_for_one(tmp_path: Path) -> None:
+    folder = write_folder(tmp_path / "data", classes=5, size=9, grey=False)
+    more = write_folder(tmp_path / "more", classes=1, per_class=1, size=12, grey=False)
+    shutil.move(more / "class_0" / "0.png", folder / "class_0" / "odd.png")
+    onnx.save(own_classifier(open_size=True), tmp_path / "own.onnx")
+    addition = Addition(
+        name="own", task_path=tmp_path / "zoo" / "own", data=folder, model=OnnxModel(file=tmp_path / "own.onnx")
+    )
+    with pytest.raises(ConfigError, match="give --task-size"):
+        add_member(addition, quiet)
+
+
+@pytest.mark.skipif(DATA is None, reason="CASCADE_SERVE_DATA is not set")
+@pytest.mark.slow
+@pytest.mark.parametrize(("depth", "accuracy"), [(20, 0.810), (56, 0.832)])
+def test_real_weights_reach_their_accuracy_on_real_images(tmp_path: Path, depth: int, accuracy: float) -> None:
+    with tarfile.open(Path(str(DATA)) / "cifar10-jpeg-val.tar.gz") as archive:
+        # 80 of each class's 500.
+        chosen = [entry for entry in archive if int(Path(entry.name).stem) % 500 < 80 if entry.isfile()]
+        archive.extractall(tmp_path / "val", members=chosen, filter="data")
+    model = TorchModel(
+        architecture=f"resnet{depth}", weights=Path(str(DATA)) / "cifar10-resnet" / f"resnet{depth}.safetensors"
+    )
+    addition = Addition(name="net", task_path=tmp_path / "zoo" / "cifar", data=tmp_path / "val", model=model)
+    card = add_member(addition, quiet).member.card
+    assert card.accuracy is not None
+    assert card.accuracy.n == 800
+    # Four standard errors of a share of 0.8 over 800 rows.
+    assert card.accuracy.top1 == pytest.approx(accuracy, abs=4 * (0.16 / 800) ** 0.5)
+    assert card.calibration is not None
+    assert card.calibration.temperature > 1.5
+    assert card.calibration.ece_after < card.calibration.ece_before
