@@ -5,13 +5,14 @@ import os
 import signal
 import threading
 from collections.abc import Callable
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from cascade_serve.engine.onnx import Device
-from cascade_serve.engine.opening import OpeningConfig
+from cascade_serve.engine.opening import Backend, OpeningConfig
 from cascade_serve.engine.protocol import EngineConfig
 from cascade_serve.errors import ConfigError
 from cascade_serve.rpc.server import ServerConfig, TlsConfig
@@ -22,6 +23,17 @@ _log = logging.getLogger(__name__)
 _SERVER = ServerConfig()
 _ENGINE = EngineConfig()
 _DEFAULTS = ServeConfig(repository=Path())
+_ENGINE_PANEL = "Engine"
+_LIMITS_PANEL = "Limits"
+_CHANGE_PANEL = "New versions, and stopping"
+_TLS_PANEL = "TLS"
+
+
+class _LogLevel(StrEnum):
+    DEBUG = "DEBUG"
+    INFO = "INFO"
+    WARNING = "WARNING"
+    ERROR = "ERROR"
 
 
 def register(app: typer.Typer) -> None:
@@ -29,54 +41,116 @@ def register(app: typer.Typer) -> None:
     app.command("serve")(serve)
 
 
-def serve(  # noqa: PLR0917 - the options say it
-    repository: Annotated[Path, typer.Argument(help="Folder of <cascade>/<version>/ bundles.", show_default=False)],
-    host: Annotated[str, typer.Option(help="Address to listen on; 0.0.0.0 for all.")] = _SERVER.host,
-    port: Annotated[int, typer.Option(help="gRPC port; 0 takes a free one.")] = _SERVER.port,
+def serve(  # noqa: PLR0917 - typer reads the options from the parameters
+    repository: Annotated[Path, typer.Argument(metavar="REPOSITORY", help="Folder of <cascade>/<version>/ bundles.")],
+    host: Annotated[str, typer.Option(metavar="HOST", help="Address to listen on; 0.0.0.0 for all.")] = _SERVER.host,
+    port: Annotated[int, typer.Option(metavar="N", help="gRPC port; 0 takes a free one.")] = _SERVER.port,
     metrics_port: Annotated[
-        int, typer.Option(help="HTTP port of /metrics; 0 takes a free one.")
+        int, typer.Option(metavar="N", help="HTTP port of /metrics; 0 takes a free one.")
     ] = _DEFAULTS.metrics_port,
-    engine: Annotated[str, typer.Option(help="Inference engine: onnx.")] = "onnx",
-    device: Annotated[Device, typer.Option(help="Where members run.")] = Device.CPU,
-    device_id: Annotated[int, typer.Option(help="Which CUDA device.", min=0)] = 0,
-    workers: Annotated[
-        int, typer.Option(help="Batches that run at the same time; 0 is one a core.", show_default="one a core")
+    log_level: Annotated[
+        _LogLevel,
+        typer.Option(
+            metavar="LEVEL", case_sensitive=False, help="Least that is logged: debug, info, warning or error."
+        ),
+    ] = _LogLevel.INFO,
+    engine: Annotated[
+        Backend, typer.Option(help="What runs the members.", rich_help_panel=_ENGINE_PANEL)
+    ] = Backend.ONNX,
+    device: Annotated[Device, typer.Option(help="Where members run.", rich_help_panel=_ENGINE_PANEL)] = Device.CPU,
+    device_id: Annotated[
+        int, typer.Option(metavar="N", help="Which CUDA device.", min=0, rich_help_panel=_ENGINE_PANEL)
     ] = 0,
-    threads_per_worker: Annotated[int, typer.Option(help="Threads inside one run.")] = _ENGINE.threads_per_worker,
-    max_batch_size: Annotated[int, typer.Option(help="Rows of one run of a member.")] = _ENGINE.max_batch_size,
+    workers: Annotated[
+        int,
+        typer.Option(
+            metavar="N",
+            help="Batches that run at the same time; 0 is one a core.",
+            show_default="one a core",
+            rich_help_panel=_ENGINE_PANEL,
+        ),
+    ] = 0,
+    threads_per_worker: Annotated[
+        int, typer.Option(metavar="N", help="Threads inside one run.", rich_help_panel=_ENGINE_PANEL)
+    ] = _ENGINE.threads_per_worker,
+    max_batch_size: Annotated[
+        int, typer.Option(metavar="ROWS", help="Rows of one run of a member.", rich_help_panel=_ENGINE_PANEL)
+    ] = _ENGINE.max_batch_size,
     max_queue_delay_s: Annotated[
-        float, typer.Option(help="Seconds a row may wait for its batch to fill.")
+        float,
+        typer.Option(metavar="SECONDS", help="A row may wait so long for a full batch.", rich_help_panel=_ENGINE_PANEL),
     ] = _ENGINE.max_queue_delay_s,
+    allow_uncertified: Annotated[
+        bool,
+        typer.Option(
+            "--allow-uncertified",
+            help="Serve plans that were calibrated on another engine or precision; their answers say so.",
+            rich_help_panel=_ENGINE_PANEL,
+        ),
+    ] = False,
     max_queue_rows: Annotated[
-        int, typer.Option(help="Rows in a cascade's engine, waiting or running; more get RESOURCE_EXHAUSTED.")
+        int,
+        typer.Option(
+            metavar="ROWS",
+            help="Rows in a cascade, waiting or running; more get RESOURCE_EXHAUSTED.",
+            rich_help_panel=_LIMITS_PANEL,
+        ),
     ] = _ENGINE.max_queue_rows,
     max_in_flight_requests: Annotated[
-        int, typer.Option(help="Requests at the same time; more get RESOURCE_EXHAUSTED.")
+        int,
+        typer.Option(
+            metavar="N",
+            help="Requests at the same time; more get RESOURCE_EXHAUSTED.",
+            rich_help_panel=_LIMITS_PANEL,
+        ),
     ] = _SERVER.max_in_flight_requests,
-    max_message_bytes: Annotated[int, typer.Option(help="Bytes of one request.")] = _SERVER.max_message_bytes,
+    max_message_bytes: Annotated[
+        int, typer.Option(metavar="BYTES", help="Size of one request.", rich_help_panel=_LIMITS_PANEL)
+    ] = _SERVER.max_message_bytes,
     watch_interval_s: Annotated[
-        float, typer.Option(help="Seconds between looks for new versions; 0 looks once.", min=0)
+        float,
+        typer.Option(
+            metavar="SECONDS",
+            help="Between looks for new versions; 0 looks once.",
+            min=0,
+            rich_help_panel=_CHANGE_PANEL,
+        ),
     ] = _DEFAULTS.watch_interval_s,
     drain_timeout_s: Annotated[
-        float, typer.Option(help="Seconds that requests get to end at a stop or swap.", min=0)
+        float,
+        typer.Option(
+            metavar="SECONDS",
+            help="Requests get so long to end at a stop or swap.",
+            min=0,
+            rich_help_panel=_CHANGE_PANEL,
+        ),
     ] = _DEFAULTS.drain_timeout_s,
     stop_notice_s: Annotated[
-        float, typer.Option(help="Seconds of NOT_SERVING before requests are refused at a stop.", min=0)
+        float,
+        typer.Option(
+            metavar="SECONDS",
+            help="From NOT_SERVING to refusing requests at a stop, for load balancers.",
+            min=0,
+            rich_help_panel=_CHANGE_PANEL,
+        ),
     ] = _DEFAULTS.stop_notice_s,
-    allow_uncertified: Annotated[
-        bool, typer.Option(help="Serve plans that were calibrated on another engine or precision, flagged.")
-    ] = False,
     allow_repository_control: Annotated[
-        bool, typer.Option(help="Let callers load and unload cascades (RepositoryModelLoad, ...Unload).")
+        bool,
+        typer.Option(
+            "--allow-repository-control", help="Let callers load and unload cascades.", rich_help_panel=_CHANGE_PANEL
+        ),
     ] = False,
-    tls_certificate: Annotated[Path | None, typer.Option(help="PEM chain; with --tls-key serves TLS.")] = None,
-    tls_key: Annotated[Path | None, typer.Option(help="PEM private key.")] = None,
-    tls_client_authority: Annotated[Path | None, typer.Option(help="PEM; demands clients' certificates.")] = None,
-    log_level: Annotated[str, typer.Option(help="DEBUG, INFO, WARNING or ERROR.")] = "INFO",
+    tls_certificate: Annotated[
+        Path | None, typer.Option(metavar="PEM", help="Server's chain.", rich_help_panel=_TLS_PANEL)
+    ] = None,
+    tls_key: Annotated[
+        Path | None, typer.Option(metavar="PEM", help="Its private key.", rich_help_panel=_TLS_PANEL)
+    ] = None,
+    tls_client_authority: Annotated[
+        Path | None, typer.Option(metavar="PEM", help="Demand clients' certificates.", rich_help_panel=_TLS_PANEL)
+    ] = None,
 ) -> None:
     """Serve every cascade in REPOSITORY over gRPC until SIGTERM or Ctrl-C; SIGHUP looks for new versions at once."""
-    if engine != "onnx":
-        raise typer.BadParameter(f"got {engine!r}; must be onnx", param_hint="--engine")
     config = _checked(
         lambda: ServeConfig(
             repository=repository,
@@ -96,6 +170,7 @@ def serve(  # noqa: PLR0917 - the options say it
                     max_queue_delay_s=max_queue_delay_s,
                     max_queue_rows=max_queue_rows,
                 ),
+                backend=engine,
                 device=device,
                 device_id=device_id,
                 allow_uncertified=allow_uncertified,
@@ -106,7 +181,7 @@ def serve(  # noqa: PLR0917 - the options say it
             stop_notice_s=stop_notice_s,
         )
     )
-    logging.basicConfig(level=log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    logging.basicConfig(level=log_level, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     run(config)
 
 

@@ -1,6 +1,7 @@
 """Opens an engine for a bundle, and refuses one whose numbers were measured on something else."""
 
 from dataclasses import dataclass, field
+from enum import StrEnum
 
 from cascade_serve.bundle import Bundle
 from cascade_serve.core.plan import Fingerprint
@@ -10,19 +11,28 @@ from cascade_serve.engine.protocol import EngineConfig, Observer
 from cascade_serve.errors import BundleError
 
 
+class Backend(StrEnum):
+    """What runs the members."""
+
+    ONNX = "onnx"
+    """ONNX Runtime."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class OpeningConfig:
     """How bundles become engines.
 
     Attributes:
         engine: bounds of each engine.
-        device: where members run.
+        backend: what runs the members.
+        device: where.
         device_id: which CUDA device.
         allow_uncertified: serve a plan that was calibrated on another engine or precision, with every answer flagged
             uncertified; otherwise it is refused.
     """
 
     engine: EngineConfig = field(default_factory=EngineConfig)
+    backend: Backend = Backend.ONNX
     device: Device = Device.CPU
     device_id: int = 0
     allow_uncertified: bool = False
