@@ -80,7 +80,11 @@ def train_member(
     _start_log(log)
     reports = train(built.module, data, config.loop, device=device, log=log, progress=progress)
     weights = folder / f"{config.name}.safetensors"
-    metadata = {"architecture": config.architecture, "seed": config.loop.seed, "data_sha256": data.sha256}
+    metadata: dict[str, str | int] = {
+        "architecture": config.architecture,
+        "seed": config.loop.seed,
+        "data_sha256": data.sha256,
+    }
     write_weights(built.module, weights, metadata)
     return TrainedMember(config=config, model=built.module, reports=reports, weights=weights)
 

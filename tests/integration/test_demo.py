@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -111,9 +112,16 @@ def test_the_plot_and_the_bundles_are_there(demo: Finished) -> None:
         assert (demo.out / "repository" / cascade / "1" / "plan.json").is_file()
 
 
-def test_it_does_not_take_over_a_minute(demo: Finished) -> None:
-    # Twice the minute that it may take alone: tests share the cores.
-    assert demo.summary["seconds"] < 120
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_it_with_its_own_exit_code(tmp_path: Path, number: signal.Signals) -> None:
+    command = [sys.executable, "-u", str(EXAMPLES / "demo.py"), "--out", str(tmp_path / "out")]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline().startswith("1. Train")
+        process.send_signal(number)
+        _, complaints = process.communicate(timeout=60)
+    assert process.returncode == 128 + number
+    assert complaints == ""
 
 
 def test_a_strangers_folder_is_not_touched(tmp_path: Path) -> None:
