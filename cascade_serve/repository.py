@@ -160,7 +160,9 @@ class BundleRepository:
         known = [entry for entry in self._states.values() if entry.name == cascade]
         if not known or cascade in self._unloaded:
             return NotFoundError("cascade", cascade, sorted(self._served))
-        return UnavailableError(f"cascade {cascade!r} does not answer: {known[-1].reason or 'it is loading'}")
+        # The reason may name files, which are no caller's business; the log and the index have it.
+        why = "it is loading" if any(entry.state == "LOADING" for entry in known) else "it could not be loaded"
+        return UnavailableError(f"cascade {cascade!r} does not answer: {why}")
 
     def index(self) -> list[IndexEntry]:
         """List every version that was met, by name and version."""

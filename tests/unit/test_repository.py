@@ -118,7 +118,8 @@ def test_a_broken_bundle_is_refused_at_the_start(repository: BundleRepository, p
         repository.load_all()
     assert not repository.is_ready
     assert states(repository) == {"a/1": "UNAVAILABLE"}
-    with pytest.raises(UnavailableError, match=r"cascade 'a' does not answer: .*sha256"):
+    assert "sha256" in repository.index()[0].reason
+    with pytest.raises(UnavailableError, match="cascade 'a' does not answer: it could not be loaded"):
         repository.acquire("a")
 
 
