@@ -9,6 +9,8 @@ import os
 import platform
 import statistics
 import time
+from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 import scipy
@@ -42,26 +44,28 @@ def make_committee(members: int, rows: int, classes: int) -> Committee:
     )
 
 
-def time_search(committee: Committee, combine: Combine, functions: tuple[Confidence, ...]) -> float:
-    """Give the seconds of the exhaustive search over all rows with one combination rule."""
-    begin = time.perf_counter()
+def search(committee: Committee, combine: Combine, functions: tuple[Confidence, ...]) -> None:
+    """Search exhaustively over all rows with one combination rule."""
     running = running_predictions(committee, combine, functions, 4, lambda: None)
     for function in functions:
         Search(committee, running[function], Limits()).run(lambda: None)
-    return time.perf_counter() - begin
 
 
-def time_study(committee: Committee) -> float:
-    """Give the seconds of all of planning: temperatures, halves, nine searches, walks."""
+def search_all(committee: Committee) -> None:
+    """Search with all nine pairs of rules."""
+    for combine in Combine:
+        search(committee, combine, tuple(Confidence))
+
+
+def study(committee: Committee) -> None:
+    """Do all of planning: temperatures, halves, nine searches, walks."""
     rows = ZooRows(
         logits=committee.logits,
         labels_N=committee.labels_N,
         sample_ids_N=np.arange(committee.num_rows),
         num_repeated=0,
     )
-    begin = time.perf_counter()
     make_study(rows, committee.names, committee.flops, Demands())
-    return time.perf_counter() - begin
 
 
 def main() -> None:
@@ -72,24 +76,32 @@ def main() -> None:
     committee = make_committee(options.members, options.rows, options.classes)
     print(
         f"{options.members} members, {options.rows:,} rows, {options.classes} classes, up to 4 stages, 16 thresholds;"
-        f" median [min, max] of n = {options.repeats}; {os.cpu_count()} cores, {platform.machine()},"
+        f" wall-clock median [min, max] and median CPU seconds of n = {options.repeats};"
+        f" {os.cpu_count()} cores, {platform.machine()},"
         f" Python {platform.python_version()}, numpy {np.__version__}, scipy {scipy.__version__}"
     )
     for combine in Combine:
-        show(f"one pair, {combine.value} + max_prob", options.repeats, committee, combine, (Confidence.MAX_PROB,))
-    seconds = [sum(time_search(committee, rule, tuple(Confidence)) for rule in Combine) for _ in range(options.repeats)]
-    print_times("all nine pairs", seconds)
-    print_times(
-        "all of planning (searches on half of the rows)", [time_study(committee) for _ in range(options.repeats)]
+        show(
+            f"one pair, {combine.value} + max_prob",
+            options.repeats,
+            partial(search, committee, combine, (Confidence.MAX_PROB,)),
+        )
+    show("all nine pairs", options.repeats, partial(search_all, committee))
+    show("all of planning (searches on half of the rows)", options.repeats, partial(study, committee))
+
+
+def show(what: str, repeats: int, work: Callable[[], None]) -> None:
+    wall_s, cpu_s = [], []
+    for _ in range(repeats):
+        began, cpu_began = time.perf_counter(), time.process_time()
+        work()
+        wall_s.append(time.perf_counter() - began)
+        cpu_s.append(time.process_time() - cpu_began)
+    print(
+        f"{what:<50} {statistics.median(wall_s):6.2f} s [{min(wall_s):.2f}, {max(wall_s):.2f}]"
+        f"  CPU {statistics.median(cpu_s):6.2f} s",
+        flush=True,
     )
-
-
-def show(what: str, repeats: int, committee: Committee, combine: Combine, functions: tuple[Confidence, ...]) -> None:
-    print_times(what, [time_search(committee, combine, functions) for _ in range(repeats)])
-
-
-def print_times(what: str, seconds: list[float]) -> None:
-    print(f"{what:<50} {statistics.median(seconds):6.2f} s [{min(seconds):.2f}, {max(seconds):.2f}]", flush=True)
 
 
 if __name__ == "__main__":

@@ -42,11 +42,11 @@ def _is_reference_itself(policy: Policy, certificate: Certificate) -> bool:
 
 def named_policies(plan: Plan) -> Table:
     """Lay out the policies that have a name of their own, with their certificates."""
-    table = _policy_table(plan, "policies")
+    table = _policy_table(plan, "policies", "accuracy %\n[95 % interval]")
     table.add_column("promise", overflow="fold", ratio=2)
     for name, policy in plan.policies.items():
         if not name.startswith(FRONT_PREFIX):
-            table.add_row(*_cells(plan, policy), describe_certificate(policy))
+            table.add_row(*_cells(plan, policy, _accuracy_with_interval(policy)), describe_certificate(policy))
     return table
 
 
@@ -55,10 +55,10 @@ def front_policies(plan: Plan) -> Table | None:
     front = [policy for name, policy in plan.policies.items() if name.startswith(FRONT_PREFIX)]
     if not front:
         return None
-    table = _policy_table(plan, "front, from cheap to dear")
+    table = _policy_table(plan, "front, from cheap to dear", "accuracy %")
     table.add_column("promised", justify="right", no_wrap=True)
     for policy in front:
-        table.add_row(*_cells(plan, policy), _short_promise(policy.certificate))
+        table.add_row(*_cells(plan, policy, _accuracy(policy)), _short_promise(policy.certificate))
     return table
 
 
@@ -69,11 +69,11 @@ def _short_promise(certificate: Certificate | None) -> str:
     return f"{sign}{100 * certificate.bound:g}"
 
 
-def _policy_table(plan: Plan, title: str) -> Table:
+def _policy_table(plan: Plan, title: str, accuracy: str) -> Table:
     table = Table(title=title, title_justify="left", expand=False)
     table.add_column("policy", no_wrap=True)
     table.add_column("stages", overflow="fold", ratio=1)
-    table.add_column("accuracy %\n[95 % interval]", justify="right", no_wrap=True)
+    table.add_column(accuracy, justify="right", no_wrap=True)
     table.add_column("mean\nFLOPs", justify="right", no_wrap=True)
     table.add_column("worst\nFLOPs", justify="right", no_wrap=True)
     table.add_column(f"mean / {plan.reference}" if plan.reference else "mean / last", justify="right")
@@ -81,7 +81,7 @@ def _policy_table(plan: Plan, title: str) -> Table:
     return table
 
 
-def _cells(plan: Plan, policy: Policy) -> tuple[str, ...]:
+def _cells(plan: Plan, policy: Policy, accuracy: str) -> tuple[str, ...]:
     """Give one policy's cells; numbers that were not measured are dashes."""
     yardstick = plan.reference or policy.stages[-1].member
     flops = {member.name: member.flops for member in plan.members}.get(yardstick)
@@ -89,7 +89,7 @@ def _cells(plan: Plan, policy: Policy) -> tuple[str, ...]:
     return (
         policy.name,
         describe_stages(policy),
-        _accuracy(policy),
+        accuracy,
         "-" if mean is None else format_flops(mean),
         format_flops(policy.worst_case_flops),
         "-" if mean is None or flops is None else f"{mean / flops:.2f}",
@@ -98,10 +98,14 @@ def _cells(plan: Plan, policy: Policy) -> tuple[str, ...]:
 
 
 def _accuracy(policy: Policy) -> str:
-    if policy.accuracy is None or policy.accuracy_interval is None:
-        return "-"
+    return "-" if policy.accuracy is None else f"{100 * policy.accuracy:.2f}"
+
+
+def _accuracy_with_interval(policy: Policy) -> str:
+    if policy.accuracy_interval is None:
+        return _accuracy(policy)
     lower, upper = policy.accuracy_interval
-    return f"{100 * policy.accuracy:.2f}\n[{100 * lower:.1f}, {100 * upper:.1f}]"
+    return f"{_accuracy(policy)}\n[{100 * lower:.1f}, {100 * upper:.1f}]"
 
 
 def _percentages(shares: Sequence[float]) -> str:
