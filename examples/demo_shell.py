@@ -63,9 +63,8 @@ def run_commands(*commands: Command) -> None:
 
 
 def _terminal() -> dict[str, str]:
-    """Tell commands, whose output is a pipe here, what it is shown on; into a pipe they would print wider tables."""
-    size = {"COLUMNS": str(console.width), "LINES": str(console.height)}
-    return {**os.environ, **size, "TTY_COMPATIBLE": "1"} | ({} if console.is_terminal else {"TERM": "dumb"})
+    """Tell commands, whose output is a pipe here, how wide the place is that shows it."""
+    return {**os.environ, "COLUMNS": str(console.width)}
 
 
 def show_command(*arguments: str | Path) -> None:

@@ -9,15 +9,14 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
-from rich.table import Table
 
 from cascade_serve.bundle import Bundle, load_bundle, plan_to_json, write_bundle
+from cascade_serve.cli.plan_output import print_bundle, print_next, print_note, print_policies
 from cascade_serve.core.combine import Combine
 from cascade_serve.core.confidence import Confidence
-from cascade_serve.core.cost import format_flops, parse_flops
+from cascade_serve.core.cost import parse_flops
 from cascade_serve.core.plan import Plan
 from cascade_serve.errors import ConfigError, MissingExtraError
-from cascade_serve.planner import words
 from cascade_serve.planner.committee import Rules
 from cascade_serve.planner.demands import DEFAULT_MAX_REGRET, Demands
 from cascade_serve.planner.search import MAX_STAGES, Limits
@@ -31,7 +30,6 @@ if TYPE_CHECKING:
 _PLANNING = "Planning"
 _BY_HAND = "Planning by hand"
 _LIMITS = "Limits"
-_PIPE_COLUMNS = 160
 
 
 def register(app: typer.Typer) -> None:
@@ -159,7 +157,7 @@ def plan(
             seed=seed,
         )
         bundle = _plan_by_search(task, out, _split_names(members), demands, report)
-    _print_next(bundle, report)
+    print_next(bundle, report)
 
 
 def inspect(
@@ -172,11 +170,7 @@ def inspect(
     if as_json:
         typer.echo(json.dumps(_bundle_json(bundle, cards), indent=2))
         return
-    console = _console()
-    console.print(f"{bundle.name} version {bundle.version}: {bundle.path} (every file is what the plan says)")
-    console.print(_task_line(bundle.plan))
-    console.print(_member_table(bundle.plan, cards))
-    _print_policies(console, bundle.plan)
+    print_bundle(bundle, cards)
 
 
 def _check_target(out: Path) -> None:
@@ -271,10 +265,9 @@ def _plan_by_hand(
 
 def _write(out: Path, drawn: Plan, members: tuple[ZooMember, ...], rows: "ZooRows | None") -> Bundle:
     bundle = write_bundle(out, drawn, {member.name: member.path for member in members})
-    console = _console()
     if rows is not None and rows.num_repeated:
-        console.print(f"{rows.num_repeated:,} calibration images stood there more than once and were counted once")
-    _print_policies(console, bundle.plan)
+        print_note(f"{rows.num_repeated:,} calibration images stood there more than once and were counted once")
+    print_policies(bundle.plan)
     return bundle
 
 
@@ -302,30 +295,6 @@ def _progress(what: str, steps: int) -> Iterator[Callable[[], None]]:
         yield lambda: bar.advance(task)
 
 
-def _console() -> Console:
-    """Give standard output, wide enough for the tables where it is not a terminal."""
-    console = Console()
-    return console if console.is_terminal else Console(width=_PIPE_COLUMNS)
-
-
-def _print_policies(console: Console, drawn: Plan) -> None:
-    console.print(
-        f"combine {drawn.combine.value}, confidence {drawn.confidence.value}; {words.calibration_note(drawn)}"
-    )
-    front = words.front_policies(drawn)
-    if front is not None:
-        console.print(front)
-    console.print(words.named_policies(drawn))
-
-
-def _print_next(bundle: Bundle, report: Path | None) -> None:
-    console = Console(soft_wrap=True)
-    if report is not None:
-        console.print(f"report: {report / 'report.json'} and the pictures beside it", highlight=False)
-    console.print(f"bundle: {bundle.path}", highlight=False)
-    console.print(f"next:   cascade-serve serve {bundle.path.parent.parent}", highlight=False)
-
-
 def _read_card(bundle: Bundle, member: str) -> Card | None:
     file = bundle.member_path(member) / CARD_FILE
     return Card.from_json(file.read_bytes(), str(file)) if file.is_file() else None
@@ -339,32 +308,3 @@ def _bundle_json(bundle: Bundle, cards: dict[str, Card | None]) -> dict[str, obj
         "plan": json.loads(plan_to_json(bundle.plan)),
         "cards": {name: None if card is None else json.loads(card.to_json()) for name, card in cards.items()},
     }
-
-
-def _task_line(drawn: Plan) -> str:
-    task = drawn.task
-    classes = task.classes if len(task.classes) <= 10 else (*task.classes[:10], "...")
-    return f"images {task.height} x {task.width} x {task.channels}, {len(task.classes)} classes: {', '.join(classes)}"
-
-
-def _member_table(drawn: Plan, cards: dict[str, Card | None]) -> Table:
-    table = Table(title="members", title_justify="left")
-    for column in ("member", "architecture", "weights"):
-        table.add_column(column, overflow="fold")
-    for column in ("FLOPs", "parameters", "precision", "temperature", "accuracy %", "sha256"):
-        table.add_column(column, justify="right", no_wrap=True)
-    for member in drawn.members:
-        card = cards[member.name]
-        accuracy = None if card is None else card.accuracy
-        table.add_row(
-            member.name,
-            "-" if card is None else card.architecture,
-            "-" if card is None else card.provenance.weights,
-            format_flops(member.flops),
-            "-" if card is None else f"{card.cost.params:,}",
-            member.precision,
-            f"{member.temperature:.3g}",
-            "-" if accuracy is None else f"{100 * accuracy.top1:.2f} of {accuracy.n:,}",
-            member.files["model.onnx"][:12],
-        )
-    return table

@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
+from cascade_serve.cli.console import table_console
 from cascade_serve.core.cost import format_flops
 from cascade_serve.errors import ConfigError
 from cascade_serve.zoo import Addition, Begin, OnnxModel, TorchModel, add_member
@@ -21,7 +22,6 @@ from model_zoo.card import Card
 from model_zoo.store import TASK_FILE, ZooMember, list_members, list_tasks, read_member
 
 _LEGEND = "FLOPs: two a multiply-add, per image. ECE: calibration error after temperature scaling."
-_PIPE_COLUMNS = 160
 _SOURCE = "The model: --arch or --onnx"
 _TORCH = "With --arch"
 _ONNX = "With --onnx"
@@ -270,13 +270,7 @@ def _print_table(members: list[tuple[str, ZooMember]]) -> None:
         table.add_column(column, justify="right", no_wrap=True)
     for label, member in members:
         table.add_row(label, *_row(member.card))
-    _console().print(table)
-
-
-def _console() -> Console:
-    """Give a console that does not fold what goes into a file or pipe."""
-    console = Console()
-    return console if console.is_terminal else Console(width=max(console.width, _PIPE_COLUMNS))
+    table_console().print(table)
 
 
 def _row(card: Card) -> tuple[str, ...]:
@@ -311,7 +305,7 @@ def show(
     table.add_column(overflow="fold")
     for label, text in _facts(card):
         table.add_row(label, text)
-    _console().print(table)
+    table_console().print(table)
 
 
 def _facts(card: Card) -> Iterator[tuple[str, str]]:

@@ -2,10 +2,11 @@
 
 from collections.abc import Sequence
 
+from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from cascade_serve.core.cost import format_flops
-from cascade_serve.core.plan import Certificate, Plan, Policy, Promise
+from cascade_serve.core.plan import Certificate, Plan, Policy, Promise, Stage
 
 FRONT_PREFIX = "front-"
 
@@ -40,26 +41,62 @@ def _is_reference_itself(policy: Policy, certificate: Certificate) -> bool:
     ]
 
 
-def named_policies(plan: Plan) -> Table:
-    """Lay out the policies that have a name of their own, with their certificates."""
-    table = _policy_table(plan, "policies", "accuracy %\n[95 % interval]")
-    table.add_column("promise", overflow="fold", ratio=2)
-    for name, policy in plan.policies.items():
-        if not name.startswith(FRONT_PREFIX):
-            table.add_row(*_cells(plan, policy, _accuracy_with_interval(policy)), describe_certificate(policy))
-    return table
-
-
-def front_policies(plan: Plan) -> Table | None:
-    """Lay out the front, from cheap to dear; None where the plan has none."""
+def policy_tables(plan: Plan) -> list[Table]:
+    """Lay out the policies that have a name of their own, and, where there is one, the front from cheap to dear."""
+    named = [policy for name, policy in plan.policies.items() if not name.startswith(FRONT_PREFIX)]
     front = [policy for name, policy in plan.policies.items() if name.startswith(FRONT_PREFIX)]
-    if not front:
-        return None
-    table = _policy_table(plan, "front, from cheap to dear", "accuracy %")
-    table.add_column("promised", justify="right", no_wrap=True)
-    for policy in front:
-        table.add_row(*_cells(plan, policy, _accuracy(policy)), _short_promise(policy.certificate))
+    tables = [_policy_table(plan, "policies", named)]
+    return [_policy_table(plan, "front, from cheap to dear", front), *tables] if front else tables
+
+
+def legend(plan: Plan) -> str:
+    """Explain the columns of the tables."""
+    return (
+        f"accuracy ± half of its 95 % interval; FLOPs per image, two a multiply-add; ratio: mean FLOPs to those of"
+        f" {plan.reference or 'the last stage'}; exits: share of rows by stage; promise: points of accuracy"
+        f"{f', against {plan.reference}' if plan.reference else ''}"
+    )
+
+
+def promises(plan: Plan) -> list[str]:
+    """Say what each named policy promises, a line each."""
+    return [
+        f"{name}: {describe_certificate(policy)}"
+        for name, policy in plan.policies.items()
+        if not name.startswith(FRONT_PREFIX) and policy.certificate is not None
+    ]
+
+
+def _policy_table(plan: Plan, title: str, policies: Sequence[Policy]) -> Table:
+    table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    table.add_column("policy", no_wrap=True)
+    for column in ("accuracy %", "mean\nFLOPs", "worst\nFLOPs", "ratio", "exits %", "promise"):
+        table.add_column(column, justify="right", no_wrap=True)
+    table.add_column("stages: thresholds", ratio=1)
+    for policy in policies:
+        table.add_row(*_cells(plan, policy))
     return table
+
+
+def _cells(plan: Plan, policy: Policy) -> tuple[str, ...]:
+    """Give one policy's cells; numbers that were not measured are dashes."""
+    yardstick = plan.reference or policy.stages[-1].member
+    flops = {member.name: member.flops for member in plan.members}.get(yardstick)
+    mean = policy.expected_flops
+    return (
+        policy.name,
+        _accuracy(policy),
+        "-" if mean is None else format_flops(mean),
+        format_flops(policy.worst_case_flops),
+        "-" if mean is None or flops is None else f"{mean / flops:.2f}",
+        "-" if policy.exit_shares is None else _percentages(policy.exit_shares),
+        _short_promise(policy.certificate),
+        " ".join(_short_stage(stage) for stage in policy.stages),
+    )
+
+
+def _short_stage(stage: Stage) -> str:
+    return stage.member if stage.threshold is None else f"{stage.member}:{stage.threshold:.3f}"
 
 
 def _short_promise(certificate: Certificate | None) -> str:
@@ -69,43 +106,13 @@ def _short_promise(certificate: Certificate | None) -> str:
     return f"{sign}{100 * certificate.bound:g}"
 
 
-def _policy_table(plan: Plan, title: str, accuracy: str) -> Table:
-    table = Table(title=title, title_justify="left", expand=False)
-    table.add_column("policy", no_wrap=True)
-    table.add_column("stages", overflow="fold", ratio=1)
-    table.add_column(accuracy, justify="right", no_wrap=True)
-    table.add_column("mean\nFLOPs", justify="right", no_wrap=True)
-    table.add_column("worst\nFLOPs", justify="right", no_wrap=True)
-    table.add_column(f"mean / {plan.reference}" if plan.reference else "mean / last", justify="right")
-    table.add_column("exits %", justify="right")
-    return table
-
-
-def _cells(plan: Plan, policy: Policy, accuracy: str) -> tuple[str, ...]:
-    """Give one policy's cells; numbers that were not measured are dashes."""
-    yardstick = plan.reference or policy.stages[-1].member
-    flops = {member.name: member.flops for member in plan.members}.get(yardstick)
-    mean = policy.expected_flops
-    return (
-        policy.name,
-        describe_stages(policy),
-        accuracy,
-        "-" if mean is None else format_flops(mean),
-        format_flops(policy.worst_case_flops),
-        "-" if mean is None or flops is None else f"{mean / flops:.2f}",
-        "-" if policy.exit_shares is None else _percentages(policy.exit_shares),
-    )
-
-
 def _accuracy(policy: Policy) -> str:
-    return "-" if policy.accuracy is None else f"{100 * policy.accuracy:.2f}"
-
-
-def _accuracy_with_interval(policy: Policy) -> str:
+    if policy.accuracy is None:
+        return "-"
     if policy.accuracy_interval is None:
-        return _accuracy(policy)
+        return f"{100 * policy.accuracy:.2f}"
     lower, upper = policy.accuracy_interval
-    return f"{_accuracy(policy)}\n[{100 * lower:.1f}, {100 * upper:.1f}]"
+    return f"{100 * policy.accuracy:.2f} ±{50 * (upper - lower):.1f}"
 
 
 def _percentages(shares: Sequence[float]) -> str:
