@@ -14,6 +14,7 @@ from cascade_serve.core.arrays import BoolArray, FloatArray, IntArray
 
 LARGEST_LOGIT = 1e30
 """Logits beyond this are no answer: dividing them by a temperature, or adding them up, could pass float32's range."""
+_LARGEST = np.float32(LARGEST_LOGIT)
 
 
 class Combine(StrEnum):
@@ -43,7 +44,7 @@ def is_usable(logits_BK: FloatArray) -> BoolArray:
 
     A value beyond ``LARGEST_LOGIT`` counts as not finite.
     """
-    usable_B: BoolArray = np.all(np.abs(logits_BK) <= np.float32(LARGEST_LOGIT), axis=1)
+    usable_B: BoolArray = np.logical_and.reduce(np.abs(logits_BK) <= _LARGEST, axis=1)
     return usable_B
 
 
@@ -110,8 +111,22 @@ def combine_stages(rule: Combine, scores_BSK: FloatArray, usable_BS: BoolArray) 
         float32 [B, K] probabilities; NaN for rows without any usable stage.
     """
     rows, stages, classes = scores_BSK.shape
+    if stages and usable_BS.all():
+        return _combine_all(rule, scores_BSK)
     sum_BK = np.zeros((rows, classes), dtype=np.float32)
     count_B = np.zeros(rows, dtype=np.int64)
     for stage in range(stages):
         sum_BK, count_B = include(rule, sum_BK, count_B, scores_BSK[:, stage], usable_BS[:, stage])
     return probabilities(rule, sum_BK, count_B)
+
+
+def _combine_all(rule: Combine, scores_BSK: FloatArray) -> FloatArray:
+    """Do the same in fewer steps where no stage is left out, which is nearly always."""
+    if rule is Combine.LAST:
+        return scores_BSK[:, -1].copy()
+    sum_BK: FloatArray = scores_BSK[:, 0]
+    stages = scores_BSK.shape[1]
+    for stage in range(1, stages):
+        sum_BK = sum_BK + scores_BSK[:, stage]
+    mean_BK: FloatArray = sum_BK / np.float32(stages)
+    return softmax(mean_BK) if rule is Combine.MEAN_LOGITS else mean_BK

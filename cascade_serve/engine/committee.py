@@ -263,9 +263,11 @@ class CommitteeEngine:
             confidence_B=np.array(slab.confidence_R[rows]),
             exit_stage_B=np.array(slab.exit_stage_R[rows]),
             exit_reason_B=reason_B,
-            flops_B=np.array(slab.spent_flops_R[rows]),
+            flops_B=np.array(slab.answer_flops_R[rows]),
             policy=ticket.route.policy,
-            certified=self._is_certified and ticket.route.is_certified and ExitReason.DEADLINE not in reason_B,
+            certified=self._is_certified
+            and ticket.route.is_certified
+            and not (ticket.answers_early and ExitReason.DEADLINE in reason_B),
         )
         self._observer.request_answered(reply, slab.exited_s_R[rows] - ticket.admitted_s)
         return reply

@@ -13,6 +13,9 @@ from cascade_serve.core.plan import Plan
 from cascade_serve.core.request import ExitReason
 from cascade_serve.engine.slab import Answers, Rows, Slab
 
+_CONFIDENT = np.uint8(ExitReason.CONFIDENT)
+_DEADLINE = np.uint8(ExitReason.DEADLINE)
+
 
 @dataclass(frozen=True, slots=True)
 class Verdicts:
@@ -63,13 +66,14 @@ def gate(plan: Plan, slab: Slab, rows: Rows, stage: int, *, now_s: float, stage_
         the verdicts.
     """
     answer_BK, answer_B = _running_answer(plan, slab, rows, stage + 1)
-    confidence_B = np.where(slab.usable_RS[rows, stage], answer_B, np.float32(np.nan))
+    spoke_B = slab.usable_RS[rows, stage]
+    confidence_B = answer_B if spoke_B.all() else np.where(spoke_B, answer_B, np.float32(np.nan))
     confident_B = should_exit(confidence_B, slab.threshold_RS[rows, stage])
     is_last_B = slab.last_stage_R[rows] == stage
     late_B = _is_late(slab, rows, stage, now_s, stage_s_M)
     has_answer_B = ~np.isnan(answer_B)
-    reason_B = np.where(is_last_B, slab.last_reason_R[rows], np.uint8(ExitReason.DEADLINE))
-    reason_B[confident_B] = ExitReason.CONFIDENT
+    forced_B = np.where(is_last_B, slab.last_reason_R[rows], _DEADLINE)
+    reason_B = np.where(confident_B, _CONFIDENT, forced_B)
     return Verdicts(
         confidence_B=confidence_B,
         exits_B=(confident_B | is_last_B | late_B) & has_answer_B,

@@ -146,7 +146,9 @@ class Scheduler:
         """Let rows that stood at a gate exit, fail or defer; rows closed meanwhile are left alone."""
         owners = [self._rows.owner(slot) for slot in gated.slots]
         exits = [exits and owner is not None for exits, owner in zip(verdicts.exits_B.tolist(), owners, strict=True)]
-        if leaving := [row for row, does in enumerate(exits) if does]:
+        if all(exits):
+            self._slab.answer(gated.rows, verdicts.answers, now_s)
+        elif leaving := [row for row, does in enumerate(exits) if does]:
             rows = rows_of([gated.slots[row] for row in leaving])
             self._slab.answer(rows, verdicts.answers.of(leaving), now_s)
         for slot, owner, does_exit, fails in zip(gated.slots, owners, exits, verdicts.fails_B.tolist(), strict=True):

@@ -68,13 +68,14 @@ class Slab:
         # What the members said so far.
         self.score_RSK: FloatArray = np.zeros((num_slots, stages, classes), dtype=np.float32)
         self.ran_RS: BoolArray = np.zeros((num_slots, stages), dtype=np.bool_)
+        self.spent_flops_R: IntArray = np.zeros(num_slots, dtype=np.int64)
         self.usable_RS: BoolArray = np.zeros((num_slots, stages), dtype=np.bool_)
         # The answer.
         self.probabilities_RK: FloatArray = np.zeros((num_slots, classes), dtype=np.float32)
         self.confidence_R: FloatArray = np.zeros(num_slots, dtype=np.float32)
         self.exit_stage_R: IntArray = np.zeros(num_slots, dtype=np.int64)
         self.exit_reason_R: CodeArray = np.zeros(num_slots, dtype=np.uint8)
-        self.spent_flops_R: IntArray = np.zeros(num_slots, dtype=np.int64)
+        self.answer_flops_R: IntArray = np.zeros(num_slots, dtype=np.int64)
         self.exited_s_R: Float64Array = np.zeros(num_slots, dtype=np.float64)
         self._free = list(range(num_slots - 1, -1, -1))
 
@@ -112,12 +113,14 @@ class Slab:
         self.answers_early_R[rows] = request.terms.on_deadline is OnDeadline.ANSWER
         self.ran_RS[rows] = False
         self.usable_RS[rows] = False
+        self.spent_flops_R[rows] = 0
 
     def note(self, rows: Rows, stage: int, score_BK: FloatArray, usable_B: BoolArray) -> None:
         """Write down what a member said of rows, in whose routes it stands at ``stage``."""
         self.score_RSK[rows, stage] = score_BK
         self.usable_RS[rows, stage] = usable_B
         self.ran_RS[rows, stage] = True
+        self.spent_flops_R[rows] += self.flops_RS[rows, stage]
 
     def answer(self, rows: Rows, answers: Answers, now_s: float) -> None:
         """Write down what rows leave with."""
@@ -125,5 +128,5 @@ class Slab:
         self.confidence_R[rows] = answers.confidence_B
         self.exit_stage_R[rows] = answers.exit_stage_B
         self.exit_reason_R[rows] = answers.exit_reason_B
-        self.spent_flops_R[rows] = (self.flops_RS[rows] * self.ran_RS[rows]).sum(axis=1)
+        self.answer_flops_R[rows] = self.spent_flops_R[rows]
         self.exited_s_R[rows] = now_s

@@ -471,7 +471,7 @@ def test_a_storm_of_cancellations_and_deadlines_loses_no_row(make_bench: MakeBen
     with ThreadPoolExecutor(24) as threads:
         list(threads.map(call, range(1500)))
     assert len(outcomes) == 1500
-    assert outcomes.count("answered") >= 500
+    assert {"answered", "AbandonedError", "LateError"} <= set(outcomes)
     assert bench.engine.drain(30)
     assert bench.engine.rows_in_flight == 0
     assert not bench.engine._scheduler.has_waiting
