@@ -9,7 +9,8 @@ import shutil
 import signal
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ import torch
 from demo_results import show_results, summarise
 from demo_runs import LARGEST, TASK, deepest_policy, send_all
 from demo_server import scrape, serving
-from demo_shell import DemoError, console, run_commands, show_command
+from demo_shell import Command, DemoError, RunningCommand, console, run_commands, show_command
 from rich.progress import Progress
 
 from cascade_serve import Client
@@ -27,7 +28,7 @@ from cascade_serve.rpc.info import ModelInfo
 from training.data import LabelledImages, load_digits, split, write_image_folder
 from training.errors import TrainingError
 from training.evaluation import evaluate
-from training.members import TrainedMember, train_member
+from training.members import MemberConfig, TrainedMember, train_member
 from training.recipes.digits import digits_members, digits_splits
 
 MAX_REGRET = 0.025
@@ -50,9 +51,8 @@ def run_demo(out: Path) -> dict[str, Any]:
     start_s = time.perf_counter()
     prepare_folder(out)
     parts = split(load_digits(), digits_splits())
-    members = train_members(parts, out)
     write_folders(parts, out)
-    add_to_zoo(members, out)
+    train_and_add(parts, out)
     plan(parts, out)
     with serving(out / "repository", out / "server.log") as server, Client(server.url) as client:
         runs = send_all(client, parts["test"])
@@ -75,8 +75,8 @@ def prepare_folder(out: Path) -> None:
     (out / _MARKER).touch()
 
 
-def train_members(parts: Mapping[str, LabelledImages], out: Path) -> list[TrainedMember]:
-    """Train the committee's members."""
+def train_and_add(parts: Mapping[str, LabelledImages], out: Path) -> None:
+    """Train the committee's members and add them to a zoo, the first of them while the others are being trained."""
     train_rows, calibration = parts["train"], parts["calibration"]
     console.rule("1. Train three members on scikit-learn's handwritten digits", align="left")
     console.print(
@@ -85,39 +85,43 @@ def train_members(parts: Mapping[str, LabelledImages], out: Path) -> list[Traine
     )
     # Networks this small lose more time in handing work over than a second thread wins.
     torch.set_num_threads(1)
-    trained = []
-    for config in digits_members():
-        with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
-            task = bar.add_task(config.name, total=config.loop.epochs)
-            member = train_member(config, train_rows, out / "weights", progress=lambda _: bar.advance(task))  # noqa: B023
-        found = evaluate(member.model, calibration, member.normalisation)
-        console.print(
-            f"  {config.name:<7} {config.architecture}: {member.reports[-1].evaluations:,} images seen in"
-            f" {member.reports[-1].seconds:.1f} s; {100 * found.top1:.1f} % right on the calibration images"
-        )
-        trained.append(member)
-    return trained
+    first, *others = digits_members()
+    with ExitStack() as stack:
+        adding = [stack.enter_context(RunningCommand(*_adding(train_one(first, parts, out), out)))]
+        trained = [train_one(config, parts, out) for config in others]
+        # The first member makes the task that the others must fit.
+        adding[0].wait()
+        adding += [stack.enter_context(RunningCommand(*_adding(member, out))) for member in trained]
+        console.rule("2. Add them to a zoo: ONNX graph, card, calibration logits", align="left")
+        for running in adding:
+            running.finish()
+
+
+def train_one(config: MemberConfig, parts: Mapping[str, LabelledImages], out: Path) -> TrainedMember:
+    """Train one member and say how it went."""
+    with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
+        task = bar.add_task(config.name, total=config.loop.epochs)
+        member = train_member(config, parts["train"], out / "weights", progress=lambda _: bar.advance(task))
+    found = evaluate(member.model, parts["calibration"], member.normalisation)
+    console.print(
+        f"  {config.name:<7} {config.architecture}: {member.reports[-1].evaluations:,} images seen in"
+        f" {member.reports[-1].seconds:.1f} s; {100 * found.top1:.1f} % right on the calibration images"
+    )
+    return member
+
+
+def _adding(member: TrainedMember, out: Path) -> Command:
+    """Give the command that adds a member to the zoo."""
+    return (
+        *("zoo", "add", member.config.name, "--task", TASK, "--zoo", out / "zoo", "--data", out / "calibration"),
+        *("--arch", member.config.architecture, "--weights", member.weights),
+    )
 
 
 def write_folders(parts: Mapping[str, LabelledImages], out: Path) -> None:
     """Write the images as the command line wants them, ``<class>/<file>``."""
     for name in ("calibration", "test"):
         write_image_folder(parts[name], out / name)
-
-
-def add_to_zoo(members: Sequence[TrainedMember], out: Path) -> None:
-    """Export the members with the real command line."""
-    console.rule("2. Add them to a zoo: ONNX graph, card, calibration logits", align="left")
-    first, *others = [
-        (
-            *("zoo", "add", member.config.name, "--task", TASK, "--zoo", out / "zoo", "--data", out / "calibration"),
-            *("--arch", member.config.architecture, "--weights", member.weights),
-        )
-        for member in members
-    ]
-    # The first member makes the task that the others must fit.
-    run_commands(first)
-    run_commands(*others)
 
 
 def plan(parts: Mapping[str, LabelledImages], out: Path) -> None:

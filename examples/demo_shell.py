@@ -8,6 +8,8 @@ import sys
 from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
+from types import TracebackType
+from typing import Self
 
 from rich.console import Console
 
@@ -32,6 +34,50 @@ def command_line(*arguments: str | Path) -> list[str]:
     return [script, *map(str, arguments)]
 
 
+class RunningCommand:
+    """A command that runs beside the demo, and is shown with what it printed once it has ended.
+
+    Args:
+        arguments: words after ``cascade-serve``.
+    """
+
+    def __init__(self, *arguments: str | Path) -> None:
+        self._arguments = arguments
+        self._process = subprocess.Popen(  # noqa: S603 - our own command
+            command_line(*arguments), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=_terminal()
+        )
+
+    def wait(self) -> None:
+        """Wait for its end, and show nothing yet; what it prints is little enough to stay in the pipe."""
+        self._process.wait()
+
+    def finish(self) -> None:
+        """Wait for its end and show it.
+
+        Raises:
+            DemoError: it failed.
+        """
+        name = self._arguments[0]
+        with console.status(f"cascade-serve {name}"):
+            printed, complaints = self._process.communicate()
+        show_command(*self._arguments)
+        sys.stdout.write(printed.lstrip("\n"))
+        if self._process.returncode != 0:
+            raise DemoError(
+                f"cascade-serve {name} ended with exit code {self._process.returncode}: {complaints.strip()}"
+            )
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        # After finish() there is nothing left to end; before it, an error in the demo must not leave a child behind.
+        self._process.kill()
+        self._process.communicate()
+
+
 def run_commands(*commands: Command) -> None:
     """Run commands side by side; each is shown when it has ended, above what it printed.
 
@@ -39,27 +85,8 @@ def run_commands(*commands: Command) -> None:
         DemoError: one failed.
     """
     with ExitStack() as stack:
-        processes = [
-            stack.enter_context(
-                subprocess.Popen(  # noqa: S603 - our own command
-                    command_line(*command),
-                    stdout=subprocess.PIPE,
-                    stderr=subprocess.PIPE,
-                    text=True,
-                    env=_terminal(),
-                )
-            )
-            for command in commands
-        ]
-        for command, process in zip(commands, processes, strict=True):
-            with console.status(f"cascade-serve {command[0]}"):
-                printed, complaints = process.communicate()
-            show_command(*command)
-            sys.stdout.write(printed.lstrip("\n"))
-            if process.returncode != 0:
-                raise DemoError(
-                    f"cascade-serve {command[0]} ended with exit code {process.returncode}: {complaints.strip()}"
-                )
+        for running in [stack.enter_context(RunningCommand(*command)) for command in commands]:
+            running.finish()
 
 
 def _terminal() -> dict[str, str]:
