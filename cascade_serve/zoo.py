@@ -14,6 +14,7 @@ from pydantic import JsonValue
 
 from cascade_serve import __version__
 from cascade_serve.core.arrays import FloatArray, IntArray
+from cascade_serve.core.interval import wilson_interval
 from cascade_serve.errors import ConfigError, MissingExtraError
 from model_zoo import image_folder, store
 from model_zoo.card import AccuracyCard, CalibrationCard, Card, CostCard, ProvenanceCard, TaskCard
@@ -310,15 +311,10 @@ def _versions(packages: tuple[str, ...]) -> dict[str, str]:
 
 
 def _accuracy(data: store.CalibrationData, seeds: tuple[int, ...]) -> AccuracyCard:
-    from scipy.stats import binomtest
-
     usable_N = np.isfinite(data.logits_NK).all(axis=1)
     correct = int(np.count_nonzero(usable_N & (data.logits_NK.argmax(axis=1) == data.labels_N)))
     n = len(data.labels_N)
-    interval = binomtest(correct, n).proportion_ci(confidence_level=0.95, method="wilson")
-    return AccuracyCard(
-        split=_SPLIT, n=n, top1=correct / n, interval=(float(interval.low), float(interval.high)), seeds=seeds
-    )
+    return AccuracyCard(split=_SPLIT, n=n, top1=correct / n, interval=wilson_interval(correct, n), seeds=seeds)
 
 
 def _calibration(rows: _Rows) -> CalibrationCard:

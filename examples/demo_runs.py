@@ -13,8 +13,8 @@ from rich.progress import Progress
 
 from cascade_serve import Client
 from cascade_serve.core.cost import format_flops, parse_flops
+from cascade_serve.core.interval import wilson_interval
 from cascade_serve.core.plan import Policy
-from cascade_serve.planner.certificate import binomial_interval
 from cascade_serve.rpc.info import ModelInfo
 from training.data import LabelledImages
 
@@ -66,7 +66,7 @@ class Run:
             **asdict(self.terms),
             "n": n,
             "accuracy": hits / n,
-            "accuracy_interval": binomial_interval(n=n, hits=hits),
+            "accuracy_interval": wilson_interval(hits, n),
             "mean_flops": float(self.flops_N.mean()),
             "max_flops": int(self.flops_N.max()),
             "total_flops": int(self.flops_N.sum()),

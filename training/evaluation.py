@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from cascade_serve.core.arrays import FloatArray
-from cascade_serve.planner.certificate import binomial_interval
+from cascade_serve.core.interval import wilson_interval
 from training.data import LabelledImages
 from training.inputs import Normalisation, normalise, to_device
 
@@ -20,7 +20,7 @@ class Evaluation:
     Attributes:
         n: images.
         top1: share of correct ones.
-        interval: its two-sided 95 % Clopper-Pearson interval.
+        interval: its two-sided 95 % Wilson interval.
         data_sha256: fingerprint of the images.
     """
 
@@ -50,7 +50,7 @@ def evaluate(
     return Evaluation(
         n=len(data),
         top1=num_correct / len(data),
-        interval=binomial_interval(n=len(data), hits=num_correct),
+        interval=wilson_interval(num_correct, len(data)),
         data_sha256=data.sha256,
     )
 

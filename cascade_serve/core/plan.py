@@ -125,7 +125,7 @@ class Policy:
         stages: in the order they run; all but the last have a threshold.
         worst_case_flops: per image, when every stage runs.
         expected_flops: mean per image on the rows the policy was measured on; None when it was not measured.
-        accuracy: share of correct rows there, with its two-sided 95 % interval; None when not measured.
+        accuracy: share of correct rows there, with its two-sided 95 % Wilson interval; None when not measured.
         accuracy_interval: as above.
         exit_shares: share of rows that leave at each stage; None when not measured.
         certificate: the promise it carries, or None.

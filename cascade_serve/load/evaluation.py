@@ -6,11 +6,11 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from statistics import NormalDist
 
 import numpy as np
 
 from cascade_serve.core.arrays import BoolArray, FloatArray, IntArray
+from cascade_serve.core.interval import wilson_interval
 from cascade_serve.errors import CascadeError, ConfigError
 from cascade_serve.load.generator import LoadConfig, Progress, run_load
 from cascade_serve.load.report import Answer, LoadReport
@@ -19,8 +19,6 @@ from cascade_serve.rpc.client import Client
 from cascade_serve.rpc.info import ModelInfo
 from cascade_serve.rpc.remote import RemoteError
 from model_zoo.image_folder import ImageFolder, read_batches
-
-INTERVAL_LEVEL = 0.95
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -177,22 +175,6 @@ def _judge(truth_N: IntArray, predictions: Predictions, classes: Sequence[str], 
         load=load,
         predictions=predictions,
     )
-
-
-def wilson_interval(hits: int, n: int, level: float = INTERVAL_LEVEL) -> tuple[float, float]:
-    """Give the two-sided score interval of a share (Wilson 1927), without scipy, which clients need not have.
-
-    Args:
-        hits: successes, 0 to ``n``.
-        n: trials, at least 1.
-        level: coverage, in (0, 1).
-    """
-    z = NormalDist().inv_cdf((1 + level) / 2)
-    share = hits / n
-    centre = share + z * z / (2 * n)
-    half = z * math.sqrt(share * (1 - share) / n + z * z / (4 * n * n))
-    scale = 1 + z * z / n
-    return max(0.0, (centre - half) / scale), min(1.0, (centre + half) / scale)
 
 
 @dataclass(frozen=True, slots=True)

@@ -129,7 +129,7 @@ def binomial_lower_bound(*, n: int, hits: int, level: float) -> float:
     return 0.0 if hits == 0 else float(betaincinv(hits, n - hits + 1, 1 - level))
 
 
-def binomial_interval(*, n: int, hits: int, level: float = 0.95) -> tuple[float, float]:
+def binomial_interval(*, n: int, hits: int, level: float) -> tuple[float, float]:
     """Give the two-sided Clopper-Pearson interval of a share (arguments as above)."""
     one_sided = (1 + level) / 2
     return (

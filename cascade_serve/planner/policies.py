@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from cascade_serve.core.cost import cumulative_flops
+from cascade_serve.core.interval import wilson_interval
 from cascade_serve.core.plan import (
     DEFAULT_POLICY,
     Calibration,
@@ -20,7 +21,6 @@ from cascade_serve.core.plan import (
     Task,
 )
 from cascade_serve.errors import UnreachableError
-from cascade_serve.planner.certificate import binomial_interval
 from cascade_serve.planner.committee import Gate, Gates, Outcome, Rules, evaluate_policy
 from cascade_serve.planner.planning import Study, describe_gates, make_committee
 from cascade_serve.planner.walk import make_test
@@ -178,7 +178,7 @@ def measured_policy(
         worst_case_flops=outcome.worst_case_flops,
         expected_flops=outcome.expected_flops,
         accuracy=outcome.accuracy,
-        accuracy_interval=binomial_interval(n=len(outcome.correct_N), hits=int(outcome.correct_N.sum())),
+        accuracy_interval=wilson_interval(int(outcome.correct_N.sum()), len(outcome.correct_N)),
         exit_shares=outcome.exit_shares,
         certificate=certificate,
     )

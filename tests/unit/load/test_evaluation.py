@@ -1,17 +1,15 @@
-"""Parts of an evaluation that need no server: intervals, classes by name, the CSV, and the requests of a bench."""
+"""Parts of an evaluation that need no server: classes by name, the CSV, and the requests of a bench."""
 
 import csv
 from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 from PIL import Image
 
 from cascade_serve.core.request import Mode
 from cascade_serve.errors import ConfigError
-from cascade_serve.load.evaluation import Predictions, match_labels, wilson_interval, write_predictions
+from cascade_serve.load.evaluation import Predictions, match_labels, write_predictions
 from cascade_serve.load.traffic import OUTPUTS, Query, encode_requests, read_answer, read_bench_images
 from cascade_serve.rpc.query import Prediction
 from cascade_serve.rpc.remote import RemoteError
@@ -26,30 +24,6 @@ def _folder(path: Path, counts: dict[str, int], size: tuple[int, int] = (4, 3)) 
         for index in range(count):
             Image.new("RGB", size, (index, 0, 0)).save(path / name / f"{index}.png")
     return scan_image_folder(path)
-
-
-@pytest.mark.parametrize(
-    ("hits", "n", "low", "high"),
-    [
-        # Worked by hand from (p + z²/2n ± z √(p(1-p)/n + z²/4n²)) / (1 + z²/n) with z = 1.959964.
-        (50, 100, 0.403832, 0.596168),
-        (0, 10, 0.0, 0.277533),
-        (10, 10, 0.722467, 1.0),
-        (1, 1, 0.206549, 1.0),
-    ],
-)
-def test_wilson_interval_by_hand(hits: int, n: int, low: float, high: float) -> None:
-    assert wilson_interval(hits, n) == pytest.approx((low, high), abs=1e-6)
-
-
-@given(st.integers(1, 10**6).flatmap(lambda n: st.tuples(st.integers(0, n), st.just(n))))
-def test_wilson_interval_holds_the_share_and_mirrors(trial: tuple[int, int]) -> None:
-    hits, n = trial
-    low, high = wilson_interval(hits, n)
-    assert 0 <= low <= hits / n + 1e-12
-    assert hits / n - 1e-12 <= high <= 1
-    mirrored_low, mirrored_high = wilson_interval(n - hits, n)
-    assert (low, high) == pytest.approx((1 - mirrored_high, 1 - mirrored_low), abs=1e-9)
 
 
 def test_labels_follow_names_not_positions(tmp_path: Path) -> None:

@@ -90,7 +90,7 @@ def test_clopper_pearson_agrees_with_scipy() -> None:
         expected = stats.binomtest(hits, n, alternative="greater").proportion_ci(0.95, method="exact").low
         assert binomial_lower_bound(n=n, hits=hits, level=0.95) == pytest.approx(expected)
         two_sided = stats.binomtest(hits, n).proportion_ci(0.95, method="exact")
-        assert binomial_interval(n=n, hits=hits) == pytest.approx((two_sided.low, two_sided.high))
+        assert binomial_interval(n=n, hits=hits, level=0.95) == pytest.approx((two_sided.low, two_sided.high))
 
 
 def _rows(right: int, n: int) -> BoolArray:
