@@ -13,8 +13,9 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from cascade_serve.core.cost import format_flops
+from cascade_serve.core.interval import INTERVAL_LEVEL
 from cascade_serve.errors import ConfigError
-from cascade_serve.load.evaluation import INTERVAL_LEVEL, Evaluation
+from cascade_serve.load.evaluation import Evaluation
 from cascade_serve.load.generator import Progress as OnProgress
 from cascade_serve.load.report import LoadReport
 

@@ -3,8 +3,11 @@
 import math
 from statistics import NormalDist
 
+INTERVAL_LEVEL = 0.95
+"""Of every interval that is reported."""
 
-def wilson_interval(hits: int, n: int, level: float = 0.95) -> tuple[float, float]:
+
+def wilson_interval(hits: int, n: int, level: float = INTERVAL_LEVEL) -> tuple[float, float]:
     """Give the two-sided score interval of a share (Wilson 1927).
 
     It is approximate, and near its level for any share; what is *promised* of a policy is tested exactly instead.
