@@ -9,6 +9,7 @@ import typer
 
 from cascade_serve.cli import client_options as options
 from cascade_serve.cli.client_output import STANDARD_OUTPUT, print_evaluation, print_load, show_progress, write_json
+from cascade_serve.core.interval import INTERVAL_LEVEL
 from cascade_serve.errors import CascadeError
 from cascade_serve.load import evaluation as evaluating
 from cascade_serve.load.generator import LoadConfig, run_load
@@ -92,7 +93,7 @@ def _evaluation_facts(result: evaluating.Evaluation) -> dict[str, Any]:
         "n": result.n,
         "accuracy": result.accuracy,
         "accuracy_interval": result.accuracy_interval,
-        "interval_level": evaluating.INTERVAL_LEVEL,
+        "interval_level": INTERVAL_LEVEL,
         "certified_share": result.certified_share,
         "per_class": {name: asdict(accuracy) for name, accuracy in result.per_class.items()},
         **asdict(result.load),
