@@ -8,7 +8,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Literal, Protocol, Self
 
-from cascade_serve.bundle import PLAN_FILE, Bundle, load_bundle
+from cascade_serve.bundle import Bundle, load_bundle
+from cascade_serve.bundle_folder import Scan, Stamp, scan, stamp
 from cascade_serve.engine.protocol import Engine
 from cascade_serve.errors import BundleError, CascadeError, NotFoundError, UnavailableError
 
@@ -41,8 +42,12 @@ class Listener(Protocol):
         """A version answers from now on."""
         ...
 
+    def leaving(self, cascade: str) -> None:
+        """A cascade takes no more requests; those inside are still being answered."""
+        ...
+
     def removed(self, cascade: str) -> None:
-        """A cascade does not answer any more."""
+        """The last request of a cascade that was let go has ended."""
         ...
 
 
@@ -125,17 +130,22 @@ class BundleRepository:
         """One change at a time; the lock above is only held for look-ups and swaps."""
         self._served: dict[str, ServedBundle] = {}
         self._states: dict[tuple[str, int], IndexEntry] = {}
-        self._refused: dict[Path, int] = {}
+        self._awaited: set[str] = set()
         self._unloaded: set[str] = set()
+        # What was last tried of each cascade, well or badly: only a change is tried again.
+        self._tried: dict[str, tuple[Path, Stamp]] = {}
+        self._problem = ""
         self._stopped = threading.Event()
         self._watcher: threading.Thread | None = None
 
     @property
     def is_ready(self) -> bool:
-        """Every cascade in the folder answers, and there is at least one."""
+        """Every cascade that was there at the start has been loaded, and at least one answers.
+
+        One that is added later makes no difference, whether it can be loaded or not: the others answer as before.
+        """
         with self._lock:
-            absent = {entry.name for entry in self._states.values()} - set(self._served) - self._unloaded
-            return bool(self._served) and not absent and not self._stopped.is_set()
+            return bool(self._served) and not self._awaited and not self._stopped.is_set()
 
     def acquire(self, cascade: str, version: str = "") -> ServedBundle:
         """Hold a cascade while a request runs, so that a swap waits for it; the ``with`` statement's end lets it go.
@@ -146,7 +156,7 @@ class BundleRepository:
 
         Raises:
             NotFoundError: there is no such cascade, or not in that version.
-            UnavailableError: it is loading, or could not be loaded.
+            UnavailableError: it is loading, is leaving, or could not be loaded.
         """
         with self._lock:
             served = self._served.get(cascade)
@@ -157,15 +167,18 @@ class BundleRepository:
             return served.hold()
 
     def _absence(self, cascade: str) -> CascadeError:
-        known = [entry for entry in self._states.values() if entry.name == cascade]
-        if not known or cascade in self._unloaded:
+        states = {entry.state for entry in self._states.values() if entry.name == cascade}
+        if not states or cascade in self._unloaded:
             return NotFoundError("cascade", cascade, sorted(self._served))
         # The reason may name files, which are no caller's business; the log and the index have it.
-        why = "it is loading" if any(entry.state == "LOADING" for entry in known) else "it could not be loaded"
+        if "LOADING" in states:
+            why = "it is loading"
+        else:
+            why = "it is leaving" if "UNLOADING" in states else "it could not be loaded"
         return UnavailableError(f"cascade {cascade!r} does not answer: {why}")
 
     def index(self) -> list[IndexEntry]:
-        """List every version that was met, by name and version."""
+        """List every version that was met and is still there, by name and version."""
         with self._lock:
             return [self._states[key] for key in sorted(self._states)]
 
@@ -173,11 +186,15 @@ class BundleRepository:
         """Load the newest version of every cascade in the folder.
 
         Raises:
-            BundleError: the folder holds no cascade, or one that can't be loaded.
+            BundleError: the folder can't be read, or holds no cascade, or one that can't be loaded.
         """
-        newest = self._newest_versions()
-        if not newest:
-            raise BundleError(f"{self._root}: holds no cascade, that is no <cascade>/<version>/{PLAN_FILE}")
+        found = scan(self._root)
+        self._complain("; ".join(found.unreadable.values()))
+        newest = found.newest
+        with self._lock:
+            self._awaited = set(newest)
+        for cascade, path in newest.items():
+            self._note(cascade, int(path.name), "LOADING", "it waits to be loaded")
         for cascade in newest:
             self.load(cascade)
 
@@ -189,7 +206,7 @@ class BundleRepository:
             BundleError: its newest version can't be loaded; the version being served stays.
         """
         with self._change_lock:
-            newest = self._newest_versions()
+            newest = scan(self._root).newest
             if cascade not in newest:
                 raise NotFoundError("cascade", cascade, sorted(newest))
             self._unloaded.discard(cascade)
@@ -210,18 +227,48 @@ class BundleRepository:
     def refresh(self) -> None:
         """Follow the folder: newer versions are swapped in, vanished cascades let go; what can't be loaded is logged.
 
-        A version that could not be loaded is tried again once its plan file changes.
+        A version that could not be loaded is tried again once one of its files changes, such as when its copying goes
+        on. A folder that can't be read or holds nothing any more, as when a mount is lost, changes nothing.
         """
         with self._change_lock:
-            newest = self._newest_versions()
-            for cascade, path in newest.items():
-                if cascade not in self._unloaded and self._refused.get(path) != _modified_ns(path):
-                    try:
-                        self._swap_in(path)
-                    except CascadeError as error:
-                        _log.error("%s: %s", path, error)
-            for cascade in {entry.name for entry in self.index()} - set(newest):
-                self._forget(cascade)
+            if self._stopped.is_set():
+                return
+            try:
+                found = scan(self._root)
+            except BundleError as error:
+                self._complain(f"{error}; what is loaded is served on")
+                return
+            self._complain("; ".join(found.unreadable.values()))
+            self._follow(found)
+
+    def _complain(self, problem: str) -> None:
+        """Log a problem once, not at every look."""
+        if problem and problem != self._problem:
+            _log.error("%s", problem)
+        self._problem = problem
+
+    def _follow(self, found: Scan) -> None:
+        for cascade, path in found.newest.items():
+            if not self._stopped.is_set() and cascade not in self._unloaded:
+                self._try(cascade, path)
+        for cascade in set(self._served) - set(found.versions) - set(found.unreadable):
+            self._remove(cascade, "its folder has gone")
+        known = {(cascade, int(path.name)) for cascade, paths in found.versions.items() for path in paths}
+        known |= {(cascade, served.version) for cascade, served in self._served.items()}
+        with self._lock:
+            self._awaited &= set(found.versions)
+            self._states = {key: entry for key, entry in self._states.items() if key in known}
+
+    def _try(self, cascade: str, path: Path) -> None:
+        if self._tried.get(cascade) == (path, stamp(path)):
+            return
+        served = self._served.get(cascade)
+        try:
+            self._swap_in(path)
+            if served is not None and served.bundle.path == path.absolute():
+                _check_unchanged(served.bundle)
+        except CascadeError as error:
+            _log.error("%s: %s", path, error)
 
     def watch(self, interval_s: float) -> None:
         """Call :meth:`refresh` every ``interval_s`` seconds, on a thread of its own, until :meth:`close`."""
@@ -241,36 +288,32 @@ class BundleRepository:
         while not self._stopped.wait(interval_s):
             try:
                 self.refresh()
-            except OSError:
-                _log.exception("%s can't be read; what is loaded is served on", self._root)
-
-    def _newest_versions(self) -> dict[str, Path]:
-        versions: dict[str, list[Path]] = {}
-        for plan in sorted(self._root.glob(f"*/*/{PLAN_FILE}")):
-            path = plan.parent
-            if path.name.isascii() and path.name.isdigit() and not path.parent.name.startswith("."):
-                versions.setdefault(path.parent.name, []).append(path)
-        return {cascade: max(paths, key=lambda path: int(path.name)) for cascade, paths in versions.items()}
+            except Exception:  # noqa: BLE001  # the thread's one boundary: what is loaded is served on, and watched
+                _log.exception("following %s failed", self._root)
 
     def _swap_in(self, path: Path) -> None:
         cascade, version = path.parent.name, int(path.name)
+        # Taken before the files are read: what changes meanwhile is tried again.
+        self._tried[cascade] = path, stamp(path)
         served = self._served.get(cascade)
         if served is not None and served.version == version:
             return
         self._note(cascade, version, "LOADING", "it is loading")
         try:
             fresh = self._open(path)
-        except CascadeError as error:
-            self._refused[path] = _modified_ns(path)
+        except Exception as error:
             self._note(cascade, version, "UNAVAILABLE", str(error))
             raise
         with self._lock:
             self._served[cascade] = fresh
+            self._awaited.discard(cascade)
         self._note(cascade, version, "READY", "")
         _log.info("cascade %r version %d is served", cascade, version)
         self._listener.swapped_in(fresh)
         if served is not None:
-            self._retire(served, f"version {version} took its place")
+            reason = f"version {version} took its place"
+            self._note(cascade, served.version, "UNLOADING", reason)
+            self._retire(served, reason)
 
     def _open(self, path: Path) -> ServedBundle:
         bundle = load_bundle(path)
@@ -285,18 +328,13 @@ class BundleRepository:
     def _remove(self, cascade: str, reason: str) -> None:
         with self._lock:
             served = self._served.pop(cascade)
+        self._note(cascade, served.version, "UNLOADING", reason)
+        self._listener.leaving(cascade)
         self._retire(served, reason)
         self._listener.removed(cascade)
         _log.info("cascade %r is not served any more: %s", cascade, reason)
 
-    def _forget(self, cascade: str) -> None:
-        if cascade in self._served:
-            self._remove(cascade, "its folder has gone")
-        with self._lock:
-            self._states = {key: entry for key, entry in self._states.items() if key[0] != cascade}
-
     def _retire(self, served: ServedBundle, reason: str) -> None:
-        self._note(served.name, served.version, "UNLOADING", reason)
         served.retire(self._drain_timeout_s)
         self._note(served.name, served.version, "UNAVAILABLE", reason)
 
@@ -305,8 +343,16 @@ class BundleRepository:
             self._states[cascade, version] = IndexEntry(name=cascade, version=str(version), state=state, reason=reason)
 
 
-def _modified_ns(path: Path) -> int:
+def _check_unchanged(bundle: Bundle) -> None:
+    """Versions are immutable, and the engine holds what was loaded: a change on disk must not pass unseen.
+
+    Raises:
+        BundleError: the files are not those that were loaded.
+    """
+    change = "its files are not those that are served; publish what has changed as a new version"
     try:
-        return (path / PLAN_FILE).stat().st_mtime_ns
-    except OSError:
-        return 0
+        if load_bundle(bundle.path).plan == bundle.plan:
+            return
+    except BundleError as error:
+        raise BundleError(f"{change} ({error})") from error
+    raise BundleError(change)

@@ -92,6 +92,10 @@ class ServingProcess:
         )
         self.server.refresh_health()
 
+    def leaving(self, cascade: str) -> None:  # noqa: ARG002  # health is told of all at once
+        """Follow the repository; see :class:`~cascade_serve.repository.Listener`."""
+        self.server.refresh_health()
+
     def removed(self, cascade: str) -> None:
         """Follow the repository; see :class:`~cascade_serve.repository.Listener`."""
         self._metrics.remove(cascade)

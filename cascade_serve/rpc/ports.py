@@ -37,7 +37,7 @@ class Repository(Protocol):
 
     @property
     def is_ready(self) -> bool:
-        """Every cascade is warm, and nothing is being drained for good."""
+        """Every cascade that was there at the start has been loaded, and at least one answers."""
         ...
 
     def acquire(self, cascade: str, version: str = "") -> AbstractContextManager[Served]:
@@ -49,12 +49,12 @@ class Repository(Protocol):
 
         Raises:
             NotFoundError: there is no such cascade, or not in that version.
-            UnavailableError: it is loading or draining.
+            UnavailableError: it is loading, is leaving, or could not be loaded.
         """
         ...
 
     def index(self) -> list[IndexEntry]:
-        """List every version that is known."""
+        """List every version that was met and is still there, by name and version."""
         ...
 
     def load(self, cascade: str) -> None:

@@ -67,6 +67,10 @@ class _Wiring:
         if self.server is not None:
             self.server.refresh_health()
 
+    def leaving(self, cascade: str) -> None:
+        if self.server is not None:
+            self.server.refresh_health()
+
     def removed(self, cascade: str) -> None:
         self.metrics.remove(cascade)
         if self.server is not None:

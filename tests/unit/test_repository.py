@@ -4,14 +4,17 @@ import os
 import shutil
 import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import numpy as np
 import pytest
 from onnx_bundle import write_linear_bundle
 from table_committee import make_plan, make_table_bench
 
 from cascade_serve.bundle import PLAN_FILE, Bundle
 from cascade_serve.core.plan import Fingerprint
+from cascade_serve.core.request import Request
 from cascade_serve.engine.onnx import Device
 from cascade_serve.engine.opening import OpeningConfig, open_engine
 from cascade_serve.engine.protocol import Engine
@@ -27,6 +30,9 @@ class Diary:
 
     def swapped_in(self, served: ServedBundle) -> None:
         self.lines.append(f"{served.name}/{served.version}")
+
+    def leaving(self, cascade: str) -> None:
+        self.lines.append(f"~{cascade}")
 
     def removed(self, cascade: str) -> None:
         self.lines.append(f"-{cascade}")
@@ -103,6 +109,9 @@ def test_the_newest_version_of_each_cascade_is_served(
 
 
 def test_an_empty_repository_is_refused(repository: BundleRepository, root: Path) -> None:
+    with pytest.raises(BundleError, match=f"^{root}: No such file or directory$"):
+        repository.load_all()
+    root.mkdir()
     with pytest.raises(BundleError, match="holds no cascade"):
         repository.load_all()
     (root / "a" / "latest").mkdir(parents=True)
@@ -188,11 +197,177 @@ def test_removing_the_newest_version_rolls_back_and_removing_all_lets_go(
     assert diary.lines == ["a/2", "b/1", "a/1"]
     shutil.rmtree(root / "a")
     repository.refresh()
-    assert diary.lines[-1] == "-a"
+    assert diary.lines[-2:] == ["~a", "-a"]
     assert states(repository) == {"b/1": "READY"}
     assert repository.is_ready
     with pytest.raises(NotFoundError):
         repository.acquire("a")
+
+
+def test_it_is_ready_once_every_cascade_is_loaded(root: Path, publish: Publish) -> None:
+    publish("a", 1)
+    publish("b", 1)
+    told: list[tuple[str, bool, dict[str, str]]] = []
+
+    class Listener(Diary):
+        def swapped_in(self, served: ServedBundle) -> None:
+            told.append((served.name, own.is_ready, states(own)))
+
+    own = BundleRepository(root, Opener(), listener=Listener())
+    own.load_all()
+    own.close()
+    assert told == [
+        ("a", False, {"a/1": "READY", "b/1": "LOADING"}),
+        ("b", True, {"a/1": "READY", "b/1": "READY"}),
+    ]
+
+
+def test_a_cascade_added_later_does_not_make_the_server_unready(
+    repository: BundleRepository, publish: Publish, caplog: pytest.LogCaptureFixture
+) -> None:
+    publish("a", 1)
+    repository.load_all()
+    (publish("b", 1) / "members" / "small" / "model.onnx").write_bytes(b"broken")
+    repository.refresh()
+    assert "sha256" in caplog.text
+    assert states(repository) == {"a/1": "READY", "b/1": "UNAVAILABLE"}
+    assert repository.is_ready
+
+
+def test_a_version_that_is_still_being_copied_is_tried_again(repository: BundleRepository, publish: Publish) -> None:
+    publish("a", 1)
+    repository.load_all()
+    graph = publish("a", 2) / "members" / "small" / "model.onnx"
+    graph.rename(graph.with_suffix(".copying"))
+    repository.refresh()
+    assert states(repository) == {"a/1": "READY", "a/2": "UNAVAILABLE"}
+    graph.with_suffix(".copying").rename(graph)
+    repository.refresh()
+    assert states(repository) == {"a/1": "UNAVAILABLE", "a/2": "READY"}
+
+
+def test_a_lost_folder_changes_nothing(
+    repository: BundleRepository, publish: Publish, root: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    publish("a", 1)
+    repository.load_all()
+    root.rename(root.with_name("elsewhere"))
+    for _ in range(2):
+        repository.refresh()
+    root.mkdir()
+    repository.refresh()
+    with repository.acquire("a") as served:
+        assert served.version == 1
+    assert repository.is_ready
+    assert [record.getMessage() for record in caplog.records if record.levelname == "ERROR"] == [
+        f"{root}: No such file or directory; what is loaded is served on",
+        f"{root}: holds no cascade, that is no <cascade>/<version>/plan.json; what is loaded is served on",
+    ]
+
+
+def test_a_version_replaced_in_place_is_served_on_and_told_once(
+    repository: BundleRepository, publish: Publish, root: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    plan = publish("a", 1) / PLAN_FILE
+    repository.load_all()
+    plan.touch()
+    repository.refresh()
+    assert not [record for record in caplog.records if record.levelname == "ERROR"]
+    plan.write_text(plan.read_text().replace('"flops": ', '"flops": 1'))
+    for _ in range(2):
+        repository.refresh()
+    with repository.acquire("a") as served:
+        assert served.version == 1
+    (error,) = [record.getMessage() for record in caplog.records if record.levelname == "ERROR"]
+    assert "its files are not those that are served; publish what has changed as a new version" in error
+
+
+def test_what_is_no_cascade_is_passed_over(repository: BundleRepository, publish: Publish, root: Path) -> None:
+    for name in ("vögel.v2", ".hidden", "line\nbreak"):
+        publish(name, 1)
+    (root / "notes.txt").write_text("a file")
+    (root / "lost+found").mkdir()
+    repository.load_all()
+    assert states(repository) == {"vögel.v2/1": "READY"}
+
+
+def test_a_removed_version_leaves_the_index(repository: BundleRepository, publish: Publish) -> None:
+    old = publish("a", 1)
+    repository.load_all()
+    publish("a", 2)
+    repository.refresh()
+    shutil.rmtree(old)
+    repository.refresh()
+    assert states(repository) == {"a/2": "READY"}
+
+
+def test_a_cascade_that_leaves_is_withdrawn_before_its_requests_end(
+    repository: BundleRepository, publish: Publish, diary: Diary
+) -> None:
+    publish("a", 1)
+    repository.load_all()
+    with ThreadPoolExecutor(1) as pool, repository.acquire("a"):
+        unloading = pool.submit(repository.unload, "a")
+        while "~a" not in diary.lines:
+            pass
+        assert states(repository) == {"a/1": "UNLOADING"}
+        assert diary.lines == ["a/1", "~a"]
+    unloading.result(10)
+    assert diary.lines == ["a/1", "~a", "-a"]
+
+
+def test_nothing_is_loaded_after_the_end(repository: BundleRepository, publish: Publish, diary: Diary) -> None:
+    publish("a", 1)
+    repository.load_all()
+    repository.close()
+    publish("a", 2)
+    repository.refresh()
+    assert diary.lines == ["a/1", "~a", "-a"]
+
+
+def test_a_loader_that_breaks_leaves_no_version_loading(
+    root: Path, publish: Publish, opener: Opener, diary: Diary, caplog: pytest.LogCaptureFixture
+) -> None:
+    def open_engine(bundle: Bundle) -> Engine:
+        if bundle.version == 2:
+            raise RuntimeError("unforeseen")
+        return opener(bundle)
+
+    publish("a", 1)
+    repository = BundleRepository(root, open_engine, listener=diary)
+    repository.load_all()
+    publish("a", 2)
+    repository.watch(0.01)
+    while states(repository).get("a/2") != "UNAVAILABLE":
+        pass
+    publish("a", 3)
+    while states(repository).get("a/3") != "READY":
+        pass
+    repository.close()
+    assert "unforeseen" in caplog.text
+
+
+def test_no_request_fails_during_swaps(repository: BundleRepository, publish: Publish) -> None:
+    image_BHWC = np.zeros((1, *make_plan().task.image_shape), dtype=np.uint8)
+    publish("a", 1)
+    repository.load_all()
+    is_over = threading.Event()
+
+    def ask() -> set[int]:
+        versions = set()
+        while not is_over.is_set():
+            with repository.acquire("a") as served:
+                versions.add(served.version)
+                served.engine.admit(Request(images_BHWC=image_BHWC)).result()
+        return versions
+
+    with ThreadPoolExecutor(3) as pool:
+        asking = [pool.submit(ask) for _ in range(3)]
+        for version in range(2, 8):
+            publish("a", version)
+            repository.refresh()
+        is_over.set()
+        assert set.union(*[future.result(10) for future in asking]) <= set(range(1, 8))
 
 
 def test_an_unloaded_cascade_stays_away_until_it_is_loaded(repository: BundleRepository, publish: Publish) -> None:
