@@ -46,7 +46,7 @@ imports: $(INSTALLED)
 pytest: $(INSTALLED)  ## The tests alone; PYTEST_ARGS='-k gate' narrows them
 	$(ONE_THREAD) $(BIN)/pytest -n $(PYTEST_WORKERS) --dist loadfile $(PYTEST_ARGS)
 
-bench: $(INSTALLED)  ## Measure, and rewrite benchmarks/RESULTS.md
+bench: $(INSTALLED)  ## Take the measurements behind benchmarks/RESULTS.md, and print their tables
 	$(BIN)/python benchmarks/run.py
 
 protos: $(INSTALLED)  ## Generate cascade_serve/rpc/stubs from protos/

@@ -13,11 +13,9 @@ import json
 import os
 import statistics
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,6 +24,7 @@ import numpy as np
 from prometheus_client import CollectorRegistry
 
 from benchmarks.environment import describe
+from benchmarks.server import COMMAND, RunningServer, serve
 from cascade_serve.bundle import Bundle, load_bundle
 from cascade_serve.core.arrays import ImageArray, IntArray
 from cascade_serve.core.request import Request, Terms
@@ -36,7 +35,6 @@ from cascade_serve.engine.protocol import EngineConfig
 from cascade_serve.metrics import Metrics
 from model_zoo.image_folder import read_images, scan_image_folder
 
-_COMMAND = [sys.executable, "-m", "cascade_serve"]
 _MAX_IMAGES = 2_000
 
 
@@ -118,26 +116,11 @@ class RawLoop:
         return len(batch)
 
 
-@contextmanager
-def serve(repository: Path) -> Iterator[tuple[str, int]]:
-    """Run a server of its own process; gives its address and process id."""
-    command = [*_COMMAND, "serve", str(repository), "--port", "0", "--metrics-port", "0", "--log-level", "WARNING"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server:
-        assert server.stdout is not None
-        line = server.stdout.readline()
-        if not line:
-            raise SystemExit(f"the server did not start: exit code {server.wait()}")
-        try:
-            yield line.split()[3].rstrip(","), server.pid
-        finally:
-            server.terminate()
-
-
-def measure(address: str, pid: int, arguments: argparse.Namespace, raw: RawLoop, load: Load) -> Pair:
+def measure(server: RunningServer, arguments: argparse.Namespace, raw: RawLoop, load: Load) -> Pair:
     """Run once through the server and once without it."""
-    cpu_s = _cpu_s(pid)
-    report = _bench(address, arguments, load)
-    cpu_s = _cpu_s(pid) - cpu_s
+    cpu_s = _cpu_s(server.pid)
+    report = _bench(server.address, arguments, load)
+    cpu_s = _cpu_s(server.pid) - cpu_s
     return Pair(
         images_per_s=report["images_per_s"],
         p50_ms=report["latency_ms"]["p50"],
@@ -148,7 +131,7 @@ def measure(address: str, pid: int, arguments: argparse.Namespace, raw: RawLoop,
 
 
 def _bench(address: str, arguments: argparse.Namespace, load: Load) -> dict[str, Any]:
-    command = [*_COMMAND, "bench", "--url", address, "--model", arguments.bundle.parent.name, "--json", "-"]
+    command = [*COMMAND, "bench", "--url", address, "--model", arguments.bundle.parent.name, "--json", "-"]
     command += ["--policy", arguments.policy, "--data", str(arguments.images), "--seconds", str(arguments.seconds)]
     command += ["--concurrency", str(load.concurrency), "--images-per-request", str(load.images_per_request)]
     command += ["--warm-up", str(arguments.warm_up)]
@@ -202,9 +185,9 @@ def main() -> None:
     print(f"medians of {arguments.repeats} interleaved runs of {arguments.seconds:g} s (smallest to largest ratio)\n")
     print("| concurrency | images a request | images/s | raw loop | ratio | p50 ms | p99 ms | server CPU ms an image |")
     print("| --- | --- | --- | --- | --- | --- | --- | --- |")
-    with serve(arguments.bundle.parent.parent) as (address, pid):
+    with serve(arguments.bundle.parent.parent) as server:
         for load in LOADS:
-            pairs = [measure(address, pid, arguments, raw, load) for _ in range(arguments.repeats)]
+            pairs = [measure(server, arguments, raw, load) for _ in range(arguments.repeats)]
             print(_row(load, pairs), flush=True)
 
 
