@@ -13,6 +13,8 @@ from cascade_serve.metrics import Metrics, MetricsServer
 from cascade_serve.repository import BundleRepository, ServedBundle
 from cascade_serve.rpc.server import Server, ServerConfig
 
+_MAX_WAIT_S = 86_400
+
 
 @dataclass(frozen=True, kw_only=True)
 class ServeConfig:
@@ -35,6 +37,11 @@ class ServeConfig:
     watch_interval_s: float = 2.0
     drain_timeout_s: float = 30.0
     stop_notice_s: float = 0.0
+
+    def __post_init__(self) -> None:
+        for name in ("watch_interval_s", "drain_timeout_s", "stop_notice_s"):
+            if not 0 <= getattr(self, name) <= _MAX_WAIT_S:
+                raise ValueError(f"{name}: got {getattr(self, name)}; must be between 0 and {_MAX_WAIT_S}, a day")
 
 
 class ServingProcess:

@@ -1,5 +1,6 @@
 """The ``cascade-serve`` command: its groups, and the one place where errors become exit codes."""
 
+import os
 import sys
 
 import typer
@@ -41,13 +42,33 @@ def _root(
 def main() -> None:
     """Run the command line: exit 0 is success, 2 a demand or file at fault, 1 a request or server that failed."""
     try:
-        app()
+        try:
+            app()
+        finally:
+            _flush()
+    except BrokenPipeError:
+        # Whoever read the output, such as head, has enough of it.
+        sys.exit(1)
+    except OSError as error:
+        sys.exit(_report(f"{error.filename or 'output'}: {error.strerror or error}", 2))
+    except UnicodeEncodeError as error:
+        sys.exit(_report(f"{error.object!a}: {error}", 2))
     except (ConfigError, ZooError) as error:
-        sys.exit(_report(error, 2))
+        sys.exit(_report(str(error), 2))
     except CascadeError as error:
-        sys.exit(_report(error, 1))
+        sys.exit(_report(str(error), 1))
 
 
-def _report(error: Exception, code: int) -> int:
-    Console(stderr=True, soft_wrap=True).print(f"error: {error}", style="red", markup=False, highlight=False)
+def _flush() -> None:
+    """Write out what is printed while errors can still be told."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        # Python would try again at its end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise
+
+
+def _report(message: str, code: int) -> int:
+    Console(stderr=True, soft_wrap=True).print(f"error: {message}", style="red", markup=False, highlight=False)
     return code

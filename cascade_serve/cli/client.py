@@ -119,7 +119,9 @@ def health(  # noqa: PLR0917 - typer reads the options from the parameters
     model: Annotated[
         str, typer.Option("--model", metavar="CASCADE", help="One cascade.", show_default="the whole server")
     ] = "",
-    wait_s: Annotated[float, typer.Option("--wait", metavar="S", min=0, help="Seconds to wait until it serves.")] = 0.0,
+    wait_s: Annotated[
+        float, typer.Option("--wait", metavar="S", min=0, max=86_400, help="Seconds to wait until it serves.")
+    ] = 0.0,
     timeout_s: options.TimeoutOption = 5.0,
     tls_authority: options.AuthorityOption = None,
     tls_certificate: options.CertificateOption = None,

@@ -75,17 +75,18 @@ def evaluate(  # noqa: PLR0917 - typer reads the options from the parameters
                 encoded=encoded,
                 progress=progress,
             )
-    if predictions is not None:
-        evaluating.write_predictions(predictions, images, info.classes, result.predictions)
     setting = {"url": url, "data": str(folder), "images_per_request": images_per_request, "encoded": encoded}
     _tell(result, {"model": model, "version": str(info.version), "terms": query.terms, **setting}, json_file)
+    if predictions is not None:
+        evaluating.write_predictions(predictions, images, info.classes, result.predictions)
 
 
 def _tell(result: evaluating.Evaluation, setting: dict[str, Any], json_file: Path | None) -> None:
-    if json_file is not None:
-        write_json({**setting, **_evaluation_facts(result)}, json_file)
+    # Printed first: a file that can't be written must not cost the result.
     if json_file != STANDARD_OUTPUT:
         print_evaluation(result)
+    if json_file is not None:
+        write_json({**setting, **_evaluation_facts(result)}, json_file)
 
 
 def _evaluation_facts(result: evaluating.Evaluation) -> dict[str, Any]:
@@ -211,10 +212,10 @@ def _load_config(
 
 
 def _tell_load(report: LoadReport, setting: dict[str, Any], json_file: Path | None, *, allow_failures: bool) -> None:
-    if json_file is not None:
-        write_json({**setting, **asdict(report)}, json_file)
     if json_file != STANDARD_OUTPUT:
         print_load(report)
+    if json_file is not None:
+        write_json({**setting, **asdict(report)}, json_file)
     if report.failed and not allow_failures:
         total = report.requests + report.failed
         raise CascadeError(f"{report.failed} of {total} requests failed; the first: {report.first_error}")

@@ -43,7 +43,9 @@ ModeOption = Annotated[
     Mode | None,
     typer.Option("--mode", help="Exit early, or ask all members that the cap allows.", show_default="cascade"),
 ]
-TimeoutOption = Annotated[float, typer.Option("--timeout", metavar="S", min=0.001, help="Seconds for a request.")]
+TimeoutOption = Annotated[
+    float, typer.Option("--timeout", metavar="S", min=0.001, max=86_400, help="Seconds for a request.")
+]
 ImagesPerRequestOption = Annotated[
     int, typer.Option("--images-per-request", metavar="N", min=1, help="Images in each request.")
 ]

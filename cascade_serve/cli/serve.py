@@ -7,6 +7,7 @@ import threading
 from collections.abc import Callable
 from enum import StrEnum
 from pathlib import Path
+from types import FrameType
 from typing import Annotated
 
 import typer
@@ -186,13 +187,25 @@ def serve(  # noqa: PLR0917 - typer reads the options from the parameters
 
 
 def run(config: ServeConfig) -> None:
-    """Serve until a signal says to stop."""
+    """Serve until a signal says to stop. Further ones change nothing, but that Ctrl-C twice ends at once."""
     stop = threading.Event()
+    is_loading = True
+
+    def on_stop(number: int, _frame: FrameType | None) -> None:
+        if number == signal.SIGINT:
+            signal.signal(number, signal.SIG_DFL)
+        is_first = not stop.is_set()
+        stop.set()
+        # Large models load for minutes, which nothing else could end.
+        if is_first and is_loading:
+            raise KeyboardInterrupt
+
     for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: stop.set())
+        signal.signal(number, on_stop)
     process = ServingProcess(config)
     try:
         process.start()
+        is_loading = False
         signal.signal(signal.SIGHUP, lambda *_: threading.Thread(target=process.repository.refresh).start())
         # Printed, not logged: scripts read the ports from here.
         print(  # noqa: T201
@@ -202,6 +215,8 @@ def run(config: ServeConfig) -> None:
         )
         stop.wait()
         _log.info("stopping: %d requests in flight", process.server.in_flight)
+    except KeyboardInterrupt:
+        _log.info("stopping before every cascade was loaded")
     finally:
         process.stop()
 

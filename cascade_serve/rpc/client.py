@@ -8,6 +8,7 @@ from types import TracebackType
 from typing import Any, Self, TypeVar, cast
 
 import grpc
+from google.protobuf.message import DecodeError
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from cascade_serve.core.request import Mode, OnDeadline
@@ -15,7 +16,7 @@ from cascade_serve.errors import ConfigError
 from cascade_serve.repository import IndexEntry, State
 from cascade_serve.rpc.info import ModelInfo, Statistics, read_info
 from cascade_serve.rpc.query import Images, Prediction, decode_prediction, encode_query
-from cascade_serve.rpc.remote import RemoteNotFoundError, RemoteUnavailableError, remote_error
+from cascade_serve.rpc.remote import RemoteError, RemoteNotFoundError, RemoteUnavailableError, remote_error
 from cascade_serve.rpc.stubs import grpc_service_pb2 as pb2
 from cascade_serve.rpc.stubs.grpc_service_pb2_grpc import GRPCInferenceServiceStub
 
@@ -147,7 +148,11 @@ class Client:
         Raises:
             RemoteError: it does not follow the protocol.
         """
-        return decode_prediction(pb2.ModelInferResponse.FromString(serialised))
+        try:
+            message = pb2.ModelInferResponse.FromString(serialised)
+        except DecodeError as error:
+            raise RemoteError("UNKNOWN", f"the answer is no message of the protocol: {error}") from error
+        return decode_prediction(message)
 
     def info(self, model: str, version: str = "") -> ModelInfo:
         """Ask what a cascade takes, gives and costs.

@@ -120,7 +120,7 @@ def decode_prediction(message: ModelInferResponse) -> Prediction:
             certified=message.parameters["certified"].bool_param,
             **arrays,
         )
-    except (ValueError, KeyError, TypeError, InvalidRequestError) as error:
+    except (ValueError, LookupError, TypeError, InvalidRequestError) as error:
         raise RemoteError("UNKNOWN", f"the answer does not follow the protocol: {error}") from error
 
 

@@ -209,7 +209,8 @@ def _listen(server: grpc.Server, config: ServerConfig) -> int:
             return server.add_insecure_port(config.address)
         return server.add_secure_port(config.address, _credentials(config.tls))
     except RuntimeError as error:
-        raise ConfigError(f"address {config.address}: can't listen on it; is it in use? ({error})") from error
+        hint = "" if config.tls is None else " Or is a certificate no PEM, or the key another one's?"
+        raise ConfigError(f"address {config.address}: can't listen on it; is it in use?{hint} ({error})") from error
 
 
 def _credentials(tls: TlsConfig) -> grpc.ServerCredentials:

@@ -187,6 +187,12 @@ def test_bad_usage_exits_with_two(
     assert message in " ".join(ended.err.replace("│", " ").split())
 
 
+def test_a_url_of_no_characters_is_told(command: Command) -> None:
+    ended = command("health", "--url", "\udcc3:1")
+    assert ended.code == 2
+    assert ended.err.startswith("error: '\\udcc3:1': 'utf-8' codec can't encode")
+
+
 def test_an_unreachable_server_is_named(command: Command, images: Path) -> None:
     ended = command("infer", _one(images), "--url", "127.0.0.1:9", "--model", CASCADE)
     assert ended.code == 1
@@ -292,6 +298,7 @@ def test_a_result_that_cannot_be_written_is_told(command: Command, url: str, ima
     ended = command("evaluate", images, "--url", url, "--model", CASCADE, "--json", tmp_path / "no" / "x.json")
     assert ended.code == 2
     assert "No such file or directory" in ended.err
+    assert "accuracy" in ended.out
 
 
 # bench

@@ -64,6 +64,46 @@ def test_it_serves_swaps_and_stops(start: Start, repository: Path, tmp_path: Pat
     assert "Traceback" not in errors
 
 
+def test_a_signal_ends_the_loading(start: Start, tmp_path: Path) -> None:
+    for number in range(20):
+        write_linear_bundle(tmp_path / "repository" / f"c{number}" / "1", tmp_path / "sources" / str(number))
+    process = start(tmp_path / "repository", "--port", 0, "--metrics-port", 0, "--workers", 8, "--max-batch-size", 256)
+    assert process.stderr is not None
+    assert "cascade 'c0' version 1 is served" in process.stderr.readline()
+    process.send_signal(signal.SIGTERM)
+    output, errors = process.communicate(timeout=30)
+    assert process.returncode == 0, errors
+    assert output == ""
+    assert "stopping before every cascade was loaded" in errors
+    assert "Traceback" not in errors
+
+
+def test_a_second_sigterm_changes_nothing(start: Start, repository: Path) -> None:
+    process = start(repository, "--port", 0, "--metrics-port", 0, "--stop-notice-s", 1)
+    address_of(process)
+    _stop_and_wait_for_the_notice(process, signal.SIGTERM)
+    process.send_signal(signal.SIGTERM)
+    _, errors = process.communicate(timeout=30)
+    assert process.returncode == 0, errors
+
+
+def test_a_second_ctrl_c_ends_at_once(start: Start, repository: Path) -> None:
+    process = start(repository, "--port", 0, "--metrics-port", 0, "--stop-notice-s", 600)
+    address_of(process)
+    _stop_and_wait_for_the_notice(process, signal.SIGINT)
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=30)
+    assert process.returncode == -signal.SIGINT
+    assert "Traceback" not in errors
+
+
+def _stop_and_wait_for_the_notice(process: "subprocess.Popen[str]", number: signal.Signals) -> None:
+    process.send_signal(number)
+    assert process.stderr is not None
+    while "stopping: 0 requests in flight" not in process.stderr.readline():
+        pass
+
+
 REFUSED = [
     ([], r"repository.*holds no cascade"),
     (["--port", "70000"], r"port: got 70000; must be between 0 and 65535"),
@@ -74,6 +114,8 @@ REFUSED = [
     (["--device", "tpu"], r"'tpu' is not one of"),
     (["--tls-key", "key.pem"], r"--tls-certificate and --tls-key must be given together"),
     (["--tls-certificate", "a.pem", "--tls-key", "b.pem"], r"No such file"),
+    (["--tls-certificate", __file__, "--tls-key", __file__], r"is a certificate no PEM, or the key another one's\?"),
+    (["--drain-timeout-s", "inf"], r"drain_timeout_s: got inf; must be between 0 and 86400, a day"),
 ]
 
 
