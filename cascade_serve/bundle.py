@@ -118,6 +118,27 @@ def _path_within(folder: Path, relative: str) -> Path:
     return path
 
 
+def check_target(target: Path) -> int:
+    """Refuse a path that a bundle can't be written to, or that no server would look at.
+
+    Args:
+        target: ``<cascade>/<version>``.
+
+    Returns:
+        the version.
+
+    Raises:
+        BundleError: the version's or the cascade's name is none, or the target exists.
+    """
+    target = target.absolute()
+    version, cascade = _version(target), target.parent.name
+    if not cascade or cascade.startswith(".") or not cascade.isprintable():
+        raise BundleError(f"{target}: cascade: got {cascade!r}; must be printable and not start with a dot")
+    if target.exists():
+        raise BundleError(f"{target}: exists already; bundles are immutable, so choose the next version")
+    return version
+
+
 def write_bundle(target: Path, plan: Plan, members: Mapping[str, Path]) -> Bundle:
     """Write a bundle, whole or not at all.
 
@@ -130,16 +151,14 @@ def write_bundle(target: Path, plan: Plan, members: Mapping[str, Path]) -> Bundl
         the bundle; the copies were verified.
 
     Raises:
-        BundleError: the target exists or its name is not a version, it can't be written, or a file to copy is not
-            what the plan says.
+        BundleError: :func:`check_target` refuses the target, it can't be written, or a file to copy is not what the
+            plan says.
     """
     target = target.absolute()
-    version = _version(target)
     # A leading dot keeps a half-written bundle out of a watching server's sight.
     partial = target.parent / f".{target.name}.{secrets.token_hex(4)}.partial"
     try:
-        if target.exists():
-            raise BundleError(f"{target}: exists already; bundles are immutable, so choose the next version")
+        version = check_target(target)
         partial.mkdir(parents=True)
         for member in plan.members:
             _copy_files(members[member.name], partial / MEMBERS_FOLDER / member.name, member.files)

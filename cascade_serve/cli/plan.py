@@ -10,7 +10,7 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
-from cascade_serve.bundle import Bundle, load_bundle, plan_to_json, write_bundle
+from cascade_serve.bundle import Bundle, check_target, load_bundle, plan_to_json, write_bundle
 from cascade_serve.cli.plan_output import print_bundle, print_next, print_note, print_policies
 from cascade_serve.core.combine import Combine
 from cascade_serve.core.confidence import Confidence
@@ -30,6 +30,9 @@ if TYPE_CHECKING:
 _PLANNING = "Planning"
 _BY_HAND = "Planning by hand"
 _LIMITS = "Limits"
+_SEARCH_OPTIONS = (
+    "members", "max_members", "max_flops", "mean_flops", "min_accuracy", "max_regret", "level", "seed", "report",
+)  # fmt: skip
 
 
 def register(app: typer.Typer) -> None:
@@ -39,6 +42,7 @@ def register(app: typer.Typer) -> None:
 
 
 def plan(
+    ctx: typer.Context,
     task: Annotated[Path, typer.Argument(metavar="ZOO/TASK", help="Task of a zoo, with its members.")],
     *,
     out: Annotated[
@@ -131,16 +135,9 @@ def plan(
     ] = False,
 ) -> None:
     """Plan a cascade from a zoo's members, and write it as a bundle that can be served."""
-    _check_target(out)
+    check_target(out)  # before the work, and not only after it
     if stages is not None:
-        _refuse_with_stages(
-            members=members,
-            max_flops=max_flops,
-            mean_flops=mean_flops,
-            min_accuracy=min_accuracy,
-            max_regret=max_regret,
-            report=report,
-        )
+        _refuse_search_options(ctx)
         bundle = _plan_by_hand(task, out, stages, combine, confidence, with_calibration=not no_calibration)
     else:
         if no_calibration:
@@ -173,20 +170,14 @@ def inspect(
     print_bundle(bundle, cards)
 
 
-def _check_target(out: Path) -> None:
-    """Refuse a target that a bundle could not be written to, before the work and not after it."""
-    version = out.absolute().name
-    if not version.isascii() or not version.isdigit() or int(version) < 1 or version != str(int(version)):
-        raise ConfigError(f"--out: got {str(out)!r}; must end in a version, a positive integer such as 1")
-    if out.exists():
-        raise ConfigError(f"--out: {out} exists already; bundles are immutable, so choose the next version")
-
-
-def _refuse_with_stages(**given: object) -> None:
-    for name, value in given.items():
-        if value is not None:
+def _refuse_search_options(ctx: typer.Context) -> None:
+    """Refuse what would be ignored beside --stages; a default that nobody typed is no demand."""
+    for name in _SEARCH_OPTIONS:
+        source = ctx.get_parameter_source(name)
+        if source is not None and source.name == "COMMANDLINE":
             raise ConfigError(
-                f"--{name.replace('_', '-')}: got {value} with --stages; must be left out, nothing is searched"
+                f"--{name.replace('_', '-')}: got {ctx.params[name]} with --stages; must be left out, nothing is"
+                " searched"
             )
 
 
@@ -201,7 +192,7 @@ def _split_names(members: str | None) -> list[str] | None:
 
 def _split_stages(stages: str) -> tuple[list[str], list[float]]:
     """Read ``resnet20:0.9,resnet56``: names, and thresholds of all but the last."""
-    parts = [part.strip().partition(":") for part in stages.split(",")]
+    parts = [[text.strip() for text in part.partition(":")] for part in stages.split(",")]
     *gated, last = parts
     if last[1] or not all(name for name, _, _ in parts):
         raise ConfigError(

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from pathlib import Path
+from shlex import quote
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
@@ -42,7 +43,7 @@ def print_next(bundle: Bundle, report: Path | None) -> None:
     if report is not None:
         print_note(f"report: {report / 'report.json'} and the pictures beside it")
     print_note(f"bundle: {bundle.path}")
-    print_note(f"next:   cascade-serve serve {bundle.path.parent.parent}")
+    print_note(f"next:   cascade-serve serve {quote(str(bundle.path.parent.parent))}")
 
 
 def print_note(text: str) -> None:

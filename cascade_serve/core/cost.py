@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from itertools import accumulate
 
 _SUFFIXES = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
-_FLOPS_TEXT = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([KMGT]?)\s*", re.IGNORECASE | re.ASCII)
+_FLOPS_TEXT = re.compile(r"\s*(\d{1,100})(?:\.(\d{1,100}))?\s*([KMGT]?)\s*", re.IGNORECASE | re.ASCII)
 _MAX_FLOPS = 2**63 - 1
 
 
@@ -25,10 +25,8 @@ def parse_flops(text: str) -> int:
     match = _FLOPS_TEXT.fullmatch(text)
     if match is None:
         raise ValueError(f"{text!r} is not a number of FLOPs such as 250M, 1.5G or 81100000")
-    number, suffix = match.groups()
-    scale = _SUFFIXES[suffix.upper()]
-    whole, _, fraction = number.partition(".")
-    flops = int(whole) * scale + (int(fraction) * scale) // 10 ** len(fraction) if fraction else int(whole) * scale
+    whole, fraction, suffix = match.groups(default="")
+    flops: int = int(whole + fraction) * _SUFFIXES[suffix.upper()] // 10 ** len(fraction)
     if not 1 <= flops <= _MAX_FLOPS:
         raise ValueError(f"{text!r} must lie between 1 and {_MAX_FLOPS} FLOPs")
     return flops

@@ -25,7 +25,7 @@ def describe_certificate(policy: Policy) -> str:
         return "none"
     if _is_reference_itself(policy, certificate):
         return "is the reference itself, so it loses nothing against it by definition"
-    how_sure = f"{100 * certificate.level:g} % sure, tested on {certificate.n:,} rows"
+    how_sure = f"{100 * certificate.level:.10g} % sure, tested on {certificate.n:,} rows"
     points = 100 * certificate.lower_bound
     if certificate.promise is Promise.MAX_REGRET:
         return (
@@ -51,10 +51,15 @@ def policy_tables(plan: Plan) -> list[Table]:
 
 def legend(plan: Plan) -> str:
     """Explain the columns of the tables."""
+    texts = {
+        Promise.MAX_REGRET: f"; promise: points of accuracy, against {plan.reference}",
+        Promise.MIN_ACCURACY: "; promise: accuracy, %",
+    }
+    promised = {policy.certificate.promise for policy in plan.policies.values() if policy.certificate is not None}
     return (
         f"accuracy ± half of its 95 % interval; FLOPs per image, two a multiply-add; ratio: mean FLOPs to those of"
-        f" {plan.reference or 'the last stage'}; exits: share of rows by stage; promise: points of accuracy"
-        f"{f', against {plan.reference}' if plan.reference else ''}"
+        f" {plan.reference or 'the last stage'}; exits: share of rows by stage"
+        f"{''.join(texts[promise] for promise in sorted(promised))}"
     )
 
 

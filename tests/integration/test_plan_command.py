@@ -76,7 +76,7 @@ def test_report_is_written(plan: Plan, tmp_path: Path) -> None:
 
 
 def test_by_hand_with_and_without_calibration(plan: Plan, tmp_path: Path, task_path: Path) -> None:
-    plan("--stages", "small:0.9,large")
+    plan("--stages", " small : 0.9, large")
     by_hand = load_bundle(tmp_path / "pets" / "1").plan
     default = by_hand.policies["default"]
     assert [(stage.member, stage.threshold) for stage in default.stages] == [("small", 0.9), ("large", None)]
@@ -115,7 +115,10 @@ def test_inspect_tells_all(plan: Plan, tmp_path: Path) -> None:
     ("arguments", "message"),
     [
         (["--max-flops", "10K"], r"max_flops: got 10K \(10000\); must be at least 1M"),
-        (["--min-accuracy", "0.9999"], r"min_accuracy: got 0\.9999; the nearest reachable is 0\.\d+, by"),
+        (
+            ["--min-accuracy", "0.9999"],
+            r"min_accuracy: got 0\.9999; the nearest that can be promised at level 0\.95 on",
+        ),
         (["--min-accuracy", "0.9", "--max-regret", "0.01"], "got both; must be one of them"),
         (["--members", "small,huge"], r"members: got 'huge'; must be among large, middle, small"),
         (["--members", "small,,large"], r"--members: got 'small,,large'"),
@@ -127,6 +130,9 @@ def test_inspect_tells_all(plan: Plan, tmp_path: Path) -> None:
         (["--stages", "small:nan,large"], r"threshold: got nan; must be between 0 and 1"),
         (["--stages", "small:0.5,small"], r"members: got 'small' 2 times; must be once"),
         (["--stages", "small:0.5,large", "--max-regret", "0.1"], r"--max-regret: got 0\.1 with --stages"),
+        (["--stages", "small:0.5,large", "--level", "0.95"], r"--level: got 0\.95 with --stages"),
+        (["--stages", "small:0.5,large", "--max-members", "2"], r"--max-members: got 2 with --stages"),
+        (["--stages", "small:0.5,large", "--seed", "0"], r"--seed: got 0 with --stages"),
     ],
 )
 def test_bad_demands_exit_with_2_and_write_nothing(
@@ -140,10 +146,23 @@ def test_bad_demands_exit_with_2_and_write_nothing(
     assert not out.exists()
 
 
-@pytest.mark.parametrize("version", ["latest", "0", "01", "1.0"])
+@pytest.mark.parametrize("version", ["latest", "0", "01", "1.0", "9" * 30])
 def test_version_is_checked_before_the_work(task_path: Path, tmp_path: Path, version: str) -> None:
     result = CliRunner().invoke(app, ["plan", str(task_path), "--out", str(tmp_path / "pets" / version)])
-    assert "must end in a version, a positive integer" in str(result.exception)
+    assert f"version: got {version!r}; must be a positive integer" in str(result.exception)
+
+
+def test_the_promise_is_told_as_what_it_is(plan: Plan, tmp_path: Path) -> None:
+    output = " ".join(plan("--combine", "last", "--confidence", "max_prob", "--min-accuracy", "0.8").split())
+    assert "promise: accuracy, %" in output
+    assert "against large" not in output
+    assert "default: at least 80 % accurate (95 % sure" in output
+
+
+def test_a_level_is_never_rounded_up(plan: Plan) -> None:
+    output = " ".join(plan("--combine", "last", "--max-regret", "0.3", "--level", "0.9999999").split())
+    assert "99.99999 % sure" in output
+    assert "(100 % sure" not in output
 
 
 def test_bundles_are_never_overwritten(plan: Plan, tmp_path: Path, task_path: Path) -> None:

@@ -175,6 +175,14 @@ def test_a_version_is_a_positive_integer(zoo: Zoo, bundle_path: Path, version: s
         load_bundle(path)
 
 
+@pytest.mark.parametrize("cascade", [".hidden", "a\nb", "a\udcffb"])
+def test_a_cascade_that_no_server_would_look_at_is_not_written(zoo: Zoo, tmp_path: Path, cascade: str) -> None:
+    message = f"cascade: got {cascade!r}; must be printable and not start with a dot"
+    with pytest.raises(BundleError, match=re.escape(message)):
+        write_bundle(tmp_path / cascade / "1", zoo.plan, zoo.folders)
+    assert not (tmp_path / cascade).exists()
+
+
 def test_a_tampered_file_is_refused(zoo: Zoo, bundle_path: Path) -> None:
     path = bundle_path / "members" / "groß" / "data" / "weights.bin"
     expected = sha256_file(path)

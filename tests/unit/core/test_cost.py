@@ -53,6 +53,8 @@ def test_parse(text: str, flops: int) -> None:
         "1\n2",
         "\u0663M",
         "5\u212a",
+        "1" * 5000,
+        "0." + "1" * 5000,
     ],
 )
 def test_parse_refuses_what_is_no_number(text: str) -> None:
