@@ -61,7 +61,9 @@ class Demands:
     @property
     def fast_bound(self) -> float:
         """The number that ``fast`` promises: one point of accuracy less than ``default``."""
-        return min(self.max_regret + FAST_EXTRA, 1) if self.min_accuracy is None else self.min_accuracy - FAST_EXTRA
+        if self.min_accuracy is None:
+            return min(self.max_regret + FAST_EXTRA, 1)
+        return max(self.min_accuracy - FAST_EXTRA, 0)
 
     @property
     def rules(self) -> tuple[Rules, ...]:

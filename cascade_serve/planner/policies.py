@@ -1,6 +1,7 @@
 """From a study to a plan: the policies by name, with their numbers and certificates; and plans made by hand."""
 # Shapes: N rows of half B.
 
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
@@ -39,15 +40,15 @@ class _Point:
 
     Attributes:
         gates: its stages.
-        outcome: on half B.
+        searched: its outcome on half A, by which policies are chosen.
+        outcome: on half B, which is reported.
         bound: what it promises; None promises nothing.
-        search_flops: mean FLOPs per row on half A.
     """
 
     gates: Gates
+    searched: Outcome
     outcome: Outcome
     bound: float | None
-    search_flops: float
 
 
 class _Namer:
@@ -57,7 +58,9 @@ class _Namer:
         self._study = study
         self._data_sha256 = data_sha256
         self._reference = self._reference_point()
-        self._path = self._path_points()
+        self._walked = self._walked_points()
+        # Half B may choose among the accepted ones, since all of their promises hold together.
+        self._path = tuple(point for point in self._walked if self._is_within_cap(point))
 
     def policies(self) -> dict[str, Policy]:
         """Give all policies by name."""
@@ -66,7 +69,7 @@ class _Namer:
         named = {
             DEFAULT_POLICY: self._cheapest(demands.bound),
             FAST_POLICY: self._cheapest(demands.fast_bound),
-            ACCURATE_POLICY: self._path[0] if self._path else self._reference,
+            ACCURATE_POLICY: max((*self._path, self._reference), key=lambda point: point.searched.accuracy),
             REFERENCE_POLICY: self._reference,
         }
         named |= {f"{FRONT_PREFIX}{position:02d}": point for position, point in enumerate(path)}
@@ -76,30 +79,23 @@ class _Namer:
         """The reference promises no regret against itself; what accuracy it has would have to be tested."""
         study = self._study
         gates = (Gate(member=study.reference),)
-        is_regret = study.demands.promise is Promise.MAX_REGRET
-        return _Point(
-            gates=gates,
-            outcome=study.evaluate(gates),
-            bound=study.demands.bound if is_regret else None,
-            search_flops=float(study.committee.flops[study.reference]),
+        bound = study.demands.bound if study.demands.promise is Promise.MAX_REGRET else None
+        return self._point(gates, study.evaluate_all(gates), bound)
+
+    def _walked_points(self) -> tuple[_Point, ...]:
+        """Give the path as it was walked, from dear to cheap."""
+        pairs = zip(self._study.chosen.path, self._study.outcomes, strict=True)
+        return tuple(
+            self._point(found.gates, outcome, self._bound(position)) for position, (found, outcome) in enumerate(pairs)
         )
 
-    def _path_points(self) -> tuple[_Point, ...]:
-        """Give the path, from dear to cheap, less the points whose mean FLOPs on half B pass the cap.
+    def _point(self, gates: Gates, outcome: Outcome, bound: float | None) -> _Point:
+        study = self._study
+        return _Point(gates=gates, searched=outcome.rows(study.rows_A), outcome=outcome.rows(study.rows_B), bound=bound)
 
-        Half B may choose among the accepted ones, since all of their promises hold together.
-        """
-        study, cap = self._study, self._study.demands.limits.mean_flops
-        points = [
-            _Point(
-                gates=found.gates,
-                outcome=outcome.rows(study.rows_B),
-                bound=self._bound(position),
-                search_flops=found.mean_flops,
-            )
-            for position, (found, outcome) in enumerate(zip(study.chosen.path, study.outcomes, strict=True))
-        ]
-        return tuple(point for point in points if cap is None or point.outcome.expected_flops <= cap)
+    def _is_within_cap(self, point: _Point) -> bool:
+        cap = self._study.demands.limits.mean_flops
+        return cap is None or point.outcome.expected_flops <= cap
 
     def _bound(self, position: int) -> float | None:
         """Say what the walks allow a point of the path to promise."""
@@ -118,18 +114,19 @@ class _Namer:
         ]
         if not options:
             raise UnreachableError(self._nearest_promise())
-        return min(options, key=lambda point: point.search_flops)
+        return min(options, key=lambda point: point.searched.expected_flops)
 
     def _nearest_promise(self) -> str:
-        """Say what could have been promised."""
-        demands = self._study.demands
-        bounds = [(self._lower_bound(point), point) for point in (*self._path, self._reference)]
-        lower_bound, point = max(bounds, key=lambda pair: pair[0])
+        """Say what could have been promised: a walk must accept all that is dearer before the first within the cap."""
+        study = self._study
+        first = next((place for place, point in enumerate(self._walked) if self._is_within_cap(point)), 0)
+        lower_bound = min(self._lower_bound(point) for point in self._walked[: first + 1])
+        point, rules = self._walked[first], study.chosen.rules
         return (
-            f"min_accuracy: got {demands.min_accuracy}; the nearest that can be promised at level {demands.level:g} on"
-            f" {len(self._study.rows_B)} rows is {lower_bound:.4f}, by"
-            f" {describe_gates(self._study.committee.names, point.gates)}, which measures {point.outcome.accuracy:.4f};"
-            " more calibration images narrow the gap"
+            f"min_accuracy: got {study.demands.min_accuracy}; the nearest that can be promised at level"
+            f" {study.demands.level:.10g} on {len(study.rows_B)} rows is {math.floor(1e4 * lower_bound) / 1e4:.4f}, by"
+            f" {describe_gates(study.committee.names, point.gates)} ({rules.combine}, {rules.confidence}), which"
+            f" measures {point.outcome.accuracy:.4f}; more calibration images narrow the gap"
         )
 
     def _lower_bound(self, point: _Point) -> float:

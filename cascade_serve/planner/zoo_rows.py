@@ -19,6 +19,7 @@ from model_zoo.store import (
     GRAPH_FILE,
     CalibrationData,
     ZooMember,
+    check_task,
     list_members,
     read_calibration,
     read_member,
@@ -75,6 +76,7 @@ def read_zoo_members(task_path: Path, names: Sequence[str] | None) -> tuple[ZooM
     Raises:
         ConfigError: one is unknown or named twice, or there are none.
         CardError: a file is missing, broken or not what its card says.
+        ConflictError: a member was made for another task, such as another image size.
     """
     known = list_members(task_path)
     if not known:
@@ -85,10 +87,9 @@ def read_zoo_members(task_path: Path, names: Sequence[str] | None) -> tuple[ZooM
         if count > 1:
             raise ConfigError(f"members: got {name!r} {count} times; must be once")
     members = [read_member(task_path / name) for name in names or known]
-    classes = read_task(task_path).classes
+    task = read_task(task_path)
     for member in members:
-        if member.card.task.classes != classes:
-            raise ConfigError(f"member {member.name!r}: its classes are not those of {task_path}")
+        check_task(task, member.card.task, member.path / CARD_FILE)
     return tuple(members if names else sorted(members, key=lambda member: (member.card.cost.flops, member.name)))
 
 

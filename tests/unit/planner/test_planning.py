@@ -1,5 +1,6 @@
 """Studies of drawn members: what is chosen, what is promised, what is refused, and how often promises fail."""
 
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -115,21 +116,28 @@ def test_cap_under_the_cheapest_member_names_it(field: str) -> None:
         make_study(draw_rows(7, 100), NAMES, FLOPS, demands)
 
 
-def test_accuracy_out_of_reach_names_the_nearest() -> None:
-    demands = replace(ONE_PAIR, min_accuracy=0.9999)
-    with pytest.raises(
-        UnreachableError, match=r"min_accuracy: got 0\.9999; the nearest reachable is 0\.9\d+, by small:"
-    ):
-        make_study(draw_rows(8, 2000), NAMES, FLOPS, demands)
-
-
-def test_accuracy_that_is_measured_but_not_sure_names_what_is(tmp_path: Path) -> None:
+@pytest.mark.parametrize("mean_flops", [None, 1_500_000])
+def test_accuracy_out_of_reach_names_what_can_be_had(tmp_path: Path, mean_flops: int | None) -> None:
     rows = draw_rows(9, 400)
-    best = make_study(rows, NAMES, FLOPS, ONE_PAIR).chosen.front[-1]
-    with pytest.raises(
-        UnreachableError, match=r"nearest that can be promised at level 0\.95 on 200 rows is 0\.\d+, by"
-    ):
-        plan_of(tmp_path, rows, replace(ONE_PAIR, min_accuracy=best.correct / 200))
+    demands = replace(ONE_PAIR, limits=Limits(mean_flops=mean_flops))
+    nearest = r"nearest that can be promised at level 0\.95 on 200 rows is (0\.\d+), by \S+ \(mean_probs, max_prob\)"
+    with pytest.raises(UnreachableError, match=nearest) as refusal:
+        plan_of(tmp_path / "1", rows, replace(demands, min_accuracy=0.9999))
+    found = re.search(nearest, str(refusal.value))
+    assert found is not None
+    reachable = float(found[1])
+    plan, _ = plan_of(tmp_path / "2", rows, replace(demands, min_accuracy=reachable))
+    assert plan.policies["default"].certificate is not None
+    assert plan.policies["default"].certificate.bound == reachable
+    with pytest.raises(UnreachableError, match=f"got {reachable + 1e-4}"):
+        plan_of(tmp_path / "3", rows, replace(demands, min_accuracy=reachable + 1e-4))
+
+
+def test_accurate_is_the_reference_where_company_only_harms(tmp_path: Path) -> None:
+    rows = draw_rows(15, 3000, strengths=(-2.0, -2.0, 4.0))
+    plan, study = plan_of(tmp_path, rows, replace(ONE_PAIR, combine=Combine.MEAN_LOGITS))
+    assert study.chosen.front[-1].gates == (Gate(member=2),)
+    assert [stage.member for stage in plan.policies["accurate"].stages] == ["large"]
 
 
 def test_min_accuracy_promises_it(tmp_path: Path) -> None:
@@ -194,6 +202,11 @@ def test_manual_plan_is_measured_on_all_rows(tmp_path: Path) -> None:
     assert plan.policies["default"].certificate is None
     assert plan.calibration is not None
     assert (plan.calibration.n, plan.calibration.n_test) == (500, 0)
+
+
+def test_fast_promises_no_less_than_nothing() -> None:
+    assert Demands(min_accuracy=0.004).fast_bound == 0
+    assert Demands(max_regret=0.999).fast_bound == 1
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """What planning reads from a zoo, and what it refuses."""
 
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from cascade_serve.bundle import sha256_file
 from cascade_serve.errors import ConfigError
 from cascade_serve.planner.zoo_rows import ZooRows, plan_member, read_zoo_members, read_zoo_rows
 from model_zoo.card import TaskCard
-from model_zoo.errors import CardError
+from model_zoo.errors import CardError, ConflictError
 from model_zoo.store import CalibrationData
 
 TASK = TaskCard(height=4, width=4, channels=3, classes=CLASSES)
@@ -45,6 +46,37 @@ def test_unknown_repeated_and_no_members_are_named(tmp_path: Path) -> None:
         read_zoo_members(tmp_path / "empty", None)
     with pytest.raises(CardError, match="absent"):
         read_zoo_members(tmp_path / "absent", None)
+
+
+@pytest.mark.parametrize(
+    ("other", "message"),
+    [
+        (TASK.model_copy(update={"height": 5}), r"large/card\.json: height: got 5; must be 4"),
+        (TASK.model_copy(update={"classes": CLASSES[::-1]}), r"large/card\.json: classes: got \('owl'"),
+    ],
+)
+def test_a_member_of_another_task_is_refused(tmp_path: Path, other: TaskCard, message: str) -> None:
+    # Such as one copied from another zoo by hand.
+    task_path = write_zoo(tmp_path / "animals", draw_rows(1, 40))
+    write_member(task_path, "large", 6_000_000, other, None)
+    with pytest.raises(ConflictError, match=message):
+        read_zoo_members(task_path, None)
+
+
+@pytest.mark.parametrize(
+    "file", ["task.json", "middle/card.json", "middle/model.onnx", "middle/calibration.safetensors"]
+)
+@pytest.mark.parametrize("content", [b"", b"\xff\xfe\x00", b"[]", None])
+def test_broken_files_are_named(tmp_path: Path, file: str, content: bytes | None) -> None:
+    task_path = write_zoo(tmp_path / "animals", draw_rows(1, 40))
+    (task_path / file).unlink()
+    if content is not None:
+        (task_path / file).write_bytes(content)
+    if content is None and file == "middle/card.json":
+        assert "middle" not in [member.name for member in read_zoo_members(task_path, None)]
+        return
+    with pytest.raises(CardError, match=re.escape(file)):
+        read_zoo_members(task_path, None)
 
 
 def test_other_rows_are_refused_by_name(tmp_path: Path) -> None:
