@@ -4,13 +4,13 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
-from matplotlib.transforms import Bbox
+from matplotlib.transforms import Bbox, BboxBase
 
 from cascade_serve.core.combine import is_usable, softmax
 from cascade_serve.core.cost import format_flops
@@ -31,10 +31,17 @@ _STYLES: dict[str, dict[str, Any]] = {
     "default": {"marker": "D", "s": 75, "c": _GREEN, "zorder": 7},
     "fast": {"marker": "P", "s": 85, "c": _BLUE, "zorder": 6},
 }
-_DPI = 150
-_MARK = 8.0
-"""Half the side of the square that a labelled point covers, in pixels at matplotlib's own 100 per inch."""
-_LABEL_PLACES = ((9, -13), (9, 7), (-9, -13), (-9, 7), (9, -26), (-9, -26), (9, 19), (-9, 19), (9, -38), (-9, -38))
+_MEMBER_COLORS = (_SKY, _ORANGE, _GREEN, _PURPLE, _RED, _BLUE, _GREY)
+_HATCHES = ("", "//", "..", "xx")
+"""A zoo with more members than colours goes on with these over the same colours."""
+FEW_ROWS = 20
+"""A bin with fewer rows says little: its accuracy may be off by ten points and more."""
+_LABEL_PLACES: tuple[tuple[float, float, Literal["left", "center", "right"]], ...] = (
+    (0, -17, "center"), (0, 9, "center"), (9, -4, "left"), (-9, -4, "right"),
+    (9, -15, "left"), (-9, -15, "right"), (9, 8, "left"), (-9, 8, "right"),
+    (0, -29, "center"), (0, 21, "center"), (0, -41, "center"), (0, 33, "center"),
+)  # fmt: skip
+"""Offset in points from the dot, best first, and which end of the label is fixed there."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -54,11 +61,10 @@ class Dot:
     accuracy: float
 
 
-def draw_pareto(path: Path, dots: Sequence[Dot], rows: int) -> None:
+def draw_pareto(dots: Sequence[Dot], rows: int) -> Figure:
     """Draw accuracy over mean FLOPs.
 
     Args:
-        path: PNG to write.
         dots: the points.
         rows: that they were measured on.
     """
@@ -72,10 +78,10 @@ def draw_pareto(path: Path, dots: Sequence[Dot], rows: int) -> None:
     axes.set_xlabel("mean FLOPs per image (two a multiply-add)")
     axes.set_ylabel(f"accuracy, % of {rows:,} rows (half B)")
     axes.grid(visible=True, which="both", alpha=0.25)
-    figure.legend(loc="outside right upper", fontsize=9, frameon=False)
+    figure.legend(loc="outside upper center", ncols=4, fontsize=9, frameon=False)
     figure.draw_without_rendering()
-    _label_dots(axes, [dot for dot in dots if dot.label])
-    figure.savefig(path, dpi=_DPI)
+    _label_dots(axes, dots, figure.dpi / 72)
+    return figure
 
 
 def _log_axis(axes: Axes, flops: Sequence[float]) -> None:
@@ -89,48 +95,63 @@ def _log_axis(axes: Axes, flops: Sequence[float]) -> None:
     axes.xaxis.set_minor_formatter(NullFormatter())
 
 
-def _label_dots(axes: Axes, dots: Sequence[Dot]) -> None:
-    """Write labels where they touch no other label and no labelled point, as far as there is a place."""
-    centres = axes.transData.transform([(dot.flops, 100 * dot.accuracy) for dot in dots])
-    taken = [Bbox.from_extents(x - _MARK, y - _MARK, x + _MARK, y + _MARK) for x, y in centres]
+def _label_dots(axes: Axes, dots: Sequence[Dot], pixels_per_point: float) -> None:
+    """Write each label where it covers least of other labels, of dots, and of what lies outside the axes."""
+    taken = [_mark(axes, dot, pixels_per_point) for dot in dots]
     for dot in sorted(dots, key=lambda dot: dot.flops):
-        for place in _LABEL_PLACES:
-            text = axes.annotate(
-                dot.label or "",
-                (dot.flops, 100 * dot.accuracy),
-                xytext=place,
-                textcoords="offset points",
-                ha="left" if place[0] > 0 else "right",
-                fontsize=9,
-                zorder=8,
+        if dot.label is None:
+            continue
+        texts = [
+            axes.annotate(
+                dot.label, (dot.flops, 100 * dot.accuracy), xytext=(right, up), textcoords="offset points", ha=fixed,
+                fontsize=9, zorder=8,
             )
-            box = text.get_window_extent()
-            if not any(box.overlaps(other) for other in taken):
-                break
-            if place != _LABEL_PLACES[-1]:
+            for right, up, fixed in _LABEL_PLACES
+        ]  # fmt: skip
+        boxes = [text.get_window_extent() for text in texts]
+        covered = [_area(box) - _shared(box, axes.bbox) + sum(_shared(box, other) for other in taken) for box in boxes]
+        best = covered.index(min(covered))
+        taken.append(boxes[best])
+        for place, text in enumerate(texts):
+            if place != best:
                 text.remove()
-        taken.append(box)
 
 
-def draw_reliability(path: Path, committee: Committee) -> None:
+def _mark(axes: Axes, dot: Dot, pixels_per_point: float) -> Bbox:
+    """Give the square, in pixels, that a dot covers."""
+    x, y = axes.transData.transform((dot.flops, 100 * dot.accuracy))
+    # A marker's size is its area in square points.
+    half = math.sqrt(_STYLES[dot.kind]["s"]) / 2 * pixels_per_point
+    return Bbox.from_extents(x - half, y - half, x + half, y + half)
+
+
+def _area(box: BboxBase) -> float:
+    return float(box.width * box.height)
+
+
+def _shared(box: BboxBase, other: BboxBase) -> float:
+    both = Bbox.intersection(box, other)
+    return 0.0 if both is None else _area(both)
+
+
+def draw_reliability(committee: Committee) -> Figure:
     """Draw accuracy over confidence, a panel a member, before and after its temperature.
 
     Args:
-        path: PNG to write.
         committee: members over the rows to draw.
     """
     members = len(committee.names)
     columns = min(4, members)
     lines = math.ceil(members / columns)
-    figure = Figure(figsize=(3 * columns, 3.1 * lines), layout="constrained")
+    figure = Figure(figsize=(3 * columns, 3.7 * lines), layout="constrained")
     panels = figure.subplots(lines, columns, squeeze=False, sharex=True, sharey=True).ravel()
     for member, axes in enumerate(panels[:members]):
         _draw_member(axes, committee, member)
     for axes in panels[members:]:
         axes.set_visible(False)
-    figure.supxlabel("confidence (largest probability)")
-    figure.supylabel("accuracy")
-    figure.savefig(path, dpi=_DPI)
+    figure.supxlabel(f"confidence (largest probability)\nfaint: bins of fewer than {FEW_ROWS} rows", fontsize=10)
+    figure.supylabel("accuracy", fontsize=10)
+    return figure
 
 
 def _draw_member(axes: Axes, committee: Committee, member: int) -> None:
@@ -146,38 +167,55 @@ def _draw_member(axes: Axes, committee: Committee, member: int) -> None:
         bins = reliability(softmax((finite_NK / divisor).astype(finite_NK.dtype)), labels_N, NUM_BINS)
         label = f"{when}: ECE {100 * bins.expected_error:.1f} %"
         _draw_bins(axes, bins, marker, color, label)
-    axes.set_title(committee.names[member], fontsize=10)
-    axes.legend(fontsize=8, loc="upper left", frameon=False)
+    axes.legend(title=committee.names[member], fontsize=8, loc="lower center", bbox_to_anchor=(0.5, 1), frameon=False)
 
 
 def _draw_bins(axes: Axes, bins: Reliability, marker: str, color: str, label: str) -> None:
-    known = bins.count_M > 0
+    """Draw a line through the bins that say something, and the others as faint dots off the line."""
+    is_sound = bins.count_M >= FEW_ROWS
     axes.plot(
-        bins.confidence_M[known], bins.accuracy_M[known], marker=marker, markersize=4, color=color, linewidth=1.2,
-        label=label,
+        bins.confidence_M[is_sound], bins.accuracy_M[is_sound], marker=marker, markersize=4, color=color,
+        linewidth=1.2, label=label,
+    )  # fmt: skip
+    is_faint = (bins.count_M > 0) & ~is_sound
+    axes.plot(
+        bins.confidence_M[is_faint], bins.accuracy_M[is_faint], marker=marker, markersize=3, color=color,
+        linestyle="none", alpha=0.35,
     )  # fmt: skip
 
 
-def draw_exits(path: Path, policies: Sequence[Policy]) -> None:
-    """Draw where each policy's rows leave, as one bar a policy.
+def draw_exits(policies: Sequence[Policy], members: Sequence[str]) -> Figure:
+    """Draw where each policy's rows leave, as one bar a policy; a member has the same colour in all of them.
 
     Args:
-        path: PNG to write.
         policies: measured ones.
+        members: names of all that may be stages.
     """
-    figure = Figure(figsize=(8, 0.8 + 0.75 * len(policies)), layout="constrained")
+    figure = Figure(figsize=(8, 1.2 + 0.5 * len(policies)), layout="constrained")
     axes = figure.add_subplot()
-    colors = (_SKY, _GREEN, _ORANGE, _PURPLE)
+    keys: dict[str, Rectangle] = {}
     for line, policy in enumerate(policies):
         left = 0.0
-        for stage, share in enumerate(policy.exit_shares or ()):
-            axes.barh(line, 100 * share, left=100 * left, color=colors[stage], edgecolor="white")
-            if share > 0.08:
-                text = f"{policy.stages[stage].member}\n{100 * share:.0f} %"
-                axes.text(100 * (left + share / 2), line, text, ha="center", va="center", fontsize=8)
+        for stage, share in zip(policy.stages, policy.exit_shares or (), strict=True):
+            style = _member_style(members.index(stage.member))
+            (keys[stage.member],) = axes.barh(line, 100 * share, left=100 * left, edgecolor="white", **style)
+            if share > 0.02:
+                _write_share(axes, 100 * (left + share / 2), line, share)
             left += share
     axes.set_yticks(range(len(policies)), [policy.name for policy in policies])
     axes.invert_yaxis()
     axes.set_xlim(0, 100)
     axes.set_xlabel("rows that leave at each stage, from the first to the last, %")
-    figure.savefig(path, dpi=_DPI)
+    names = [name for name in members if name in keys]
+    figure.legend([keys[name] for name in names], names, loc="outside upper center", ncols=4, fontsize=9, frameon=False)
+    return figure
+
+
+def _member_style(member: int) -> dict[str, Any]:
+    colors = len(_MEMBER_COLORS)
+    return {"color": _MEMBER_COLORS[member % colors], "hatch": _HATCHES[member // colors % len(_HATCHES)]}
+
+
+def _write_share(axes: Axes, x: float, y: float, share: float) -> None:
+    frame = {"boxstyle": "round,pad=0.15", "facecolor": "white", "edgecolor": "none", "alpha": 0.75}
+    axes.text(x, y, f"{100 * share:.0f}", ha="center", va="center", fontsize=9, bbox=frame)

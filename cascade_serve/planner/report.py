@@ -24,6 +24,7 @@ JSON_FILE = "report.json"
 PARETO_FILE = "pareto.png"
 RELIABILITY_FILE = "reliability.png"
 EXITS_FILE = "exits.png"
+_DPI = 150
 
 
 class _Rival(TypedDict):
@@ -50,9 +51,10 @@ def write_report(folder: Path, study: Study, plan: Plan) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         (folder / JSON_FILE).write_text(json.dumps(report_data(study, plan), indent=2) + "\n", encoding="utf-8")
-        draw_pareto(folder / PARETO_FILE, _dots(study, plan), len(study.rows_B))
-        draw_reliability(folder / RELIABILITY_FILE, study.committee.rows(study.rows_B))
-        draw_exits(folder / EXITS_FILE, [policy for name, policy in plan.policies.items() if _is_named(name)])
+        draw_pareto(_dots(study, plan), len(study.rows_B)).savefig(folder / PARETO_FILE, dpi=_DPI)
+        draw_reliability(study.committee.rows(study.rows_B)).savefig(folder / RELIABILITY_FILE, dpi=_DPI)
+        named = [policy for name, policy in plan.policies.items() if _is_named(name)]
+        draw_exits(named, study.committee.names).savefig(folder / EXITS_FILE, dpi=_DPI)
     except OSError as error:
         raise ConfigError(f"--report: {error.filename or folder}: {error.strerror}") from error
 
