@@ -31,6 +31,7 @@ def main() -> None:
         return
     images, weights = Path(data) / "cifar10-jpeg-val.tar.gz", Path(data) / "cifar10-resnet"
     run("-m", "benchmarks.committee", images, weights, "--out", OUT / "committee")
+    run("-m", "benchmarks.cross_validation", OUT / "committee/zoo/cifar10")
     bundle, test = OUT / "committee/repository/cifar10/1", OUT / "committee/test"
     for policy in ("default", "reference"):
         run("-m", "benchmarks.serving", bundle, test, "--policy", policy)
