@@ -4,6 +4,7 @@
 import hashlib
 import os
 import re
+import secrets
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -149,7 +150,7 @@ def bind_task(task_path: Path, task: TaskCard) -> None:
     """
     check_name("task", task_path.name)
     file = task_path / TASK_FILE
-    partial = task_path / f".{TASK_FILE}.{os.getpid()}.partial"
+    partial = _aside(file, "partial")
     try:
         task_path.mkdir(parents=True, exist_ok=True)
         partial.write_text(task.model_dump_json(indent=2) + "\n", encoding="utf-8")
@@ -285,7 +286,7 @@ def new_member(task_path: Path, name: str, *, overwrite: bool = False) -> Iterat
     """
     target = task_path / check_name("member", name)
     check_free(target, overwrite=overwrite)
-    partial = task_path / f".{name}.{os.getpid()}.partial"
+    partial = _aside(target, "partial")
     try:
         partial.mkdir(parents=True)
         yield partial
@@ -294,18 +295,24 @@ def new_member(task_path: Path, name: str, *, overwrite: bool = False) -> Iterat
         _move(partial, target, overwrite=overwrite)
     except OSError as error:
         raise CardError(f"{error.filename or target}: {error.strerror or error}") from error
+    except SafetensorError as error:
+        raise CardError(f"{target}: {error}") from error
     finally:
         shutil.rmtree(partial, ignore_errors=True)
 
 
 def check_free(target: Path, *, overwrite: bool) -> None:
-    """Refuse a member's path that is taken, unless it may be replaced.
+    """Refuse a member's path that is taken, unless it may be replaced, or that can't be written.
 
     Raises:
         ConflictError: it is taken.
+        CardError: it is not writable.
     """
     if target.exists() and not overwrite:
         raise ConflictError(f"{target}: exists already; choose another name, or --overwrite")
+    nearest = next(folder for folder in target.parents if folder.exists())
+    if not nearest.is_dir() or not os.access(nearest, os.W_OK):
+        raise CardError(f"{target}: can't be written: {nearest} is not a writable folder")
 
 
 def _move(partial: Path, target: Path, *, overwrite: bool) -> None:
@@ -313,10 +320,15 @@ def _move(partial: Path, target: Path, *, overwrite: bool) -> None:
     if not target.exists():
         partial.rename(target)
         return
-    old = target.parent / f".{target.name}.{os.getpid()}.old"
+    old = _aside(target, "old")
     target.rename(old)
     partial.rename(target)
     shutil.rmtree(old)
+
+
+def _aside(path: Path, kind: str) -> Path:
+    """Name a hidden neighbour that no other writer uses: process ids repeat among threads and containers."""
+    return path.with_name(f".{path.name}.{secrets.token_hex(4)}.{kind}")
 
 
 def _read_bytes(file: Path) -> bytes:

@@ -1,5 +1,10 @@
 """The zoo on disk: round trips, checksums, names, and writes that are interrupted."""
 
+import os
+import resource
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -98,6 +103,76 @@ def test_an_interrupted_write_leaves_nothing(task_path: Path) -> None:
         write_half(task_path)
     assert store.list_members(task_path) == ("small",)
     assert sorted(path.name for path in task_path.iterdir()) == ["small", "task.json"]
+
+
+def write_slowly(task_path: Path) -> None:
+    with store.new_member(task_path, "late") as folder:
+        (folder / store.GRAPH_FILE).write_bytes(b"slow")
+        write(task_path, "late", graph=b"quick")
+        assert (folder / store.GRAPH_FILE).read_bytes() == b"slow"
+        store.write_card(folder, make_card("late"))
+
+
+def test_of_two_writers_of_one_name_the_first_to_end_wins_and_neither_harms_the_other(task_path: Path) -> None:
+    with pytest.raises(ConflictError, match="late: exists already"):
+        write_slowly(task_path)
+    assert store.read_member(task_path / "late").graph_path.read_bytes() == b"quick"
+    assert sorted(path.name for path in task_path.iterdir()) == ["late", "small", "task.json"]
+
+
+def test_threads_that_bind_a_new_task_agree_on_one(tmp_path: Path) -> None:
+    tasks = [TASK.model_copy(update={"height": 8 + number % 2}) for number in range(16)]
+
+    def bind(task: TaskCard) -> TaskCard | None:
+        try:
+            store.bind_task(tmp_path / "new", task)
+        except ConflictError:
+            return None
+        return task
+
+    with ThreadPoolExecutor(8) as pool:
+        bound = {task.height for task in pool.map(bind, tasks) if task is not None}
+    assert bound == {store.read_task(tmp_path / "new").height}
+    assert [path.name for path in (tmp_path / "new").iterdir()] == ["task.json"]
+
+
+@contextmanager
+def small_disk(size_bytes: int) -> Iterator[None]:
+    """Let no file grow beyond a size, as on a full disk."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size_bytes, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+def write_much(task_path: Path, graph: bytes) -> None:
+    with store.new_member(task_path, "late") as folder:
+        (folder / store.GRAPH_FILE).write_bytes(graph)
+        store.write_calibration(folder, make_data(rows=1000))
+
+
+@pytest.mark.parametrize("graph", [b"", b"x" * 9999])
+def test_a_full_disk_is_told_and_leaves_nothing(task_path: Path, graph: bytes) -> None:
+    with small_disk(5000), pytest.raises(CardError, match=r"late.*: .*[Ff]ile too large"):
+        write_much(task_path, graph)
+    assert sorted(path.name for path in task_path.iterdir()) == ["small", "task.json"]
+
+
+def test_a_zoo_that_can_not_be_written_is_refused_at_once(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"")
+    with pytest.raises(CardError, match="file is not a writable folder"):
+        store.check_free(tmp_path / "file" / "task" / "late", overwrite=False)
+    store.check_free(tmp_path / "new" / "task" / "late", overwrite=False)
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
+def test_a_read_only_zoo_is_refused_at_once(tmp_path: Path) -> None:
+    tmp_path.chmod(0o500)
+    with pytest.raises(CardError, match="is not a writable folder"):
+        store.check_free(tmp_path / "task" / "late", overwrite=False)
+    tmp_path.chmod(0o700)
 
 
 def test_a_member_without_a_card_is_refused(task_path: Path) -> None:
