@@ -118,7 +118,11 @@ def _walk(folder: Path) -> Iterator[tuple[Path, list[str]]]:
     def refuse(error: OSError) -> None:
         raise ImageError(f"{error.filename}: {error.strerror}") from error
 
-    for root, _, names in sorted(os.walk(folder, onerror=refuse)):
+    found = []
+    for root, folders, names in os.walk(folder, onerror=refuse, followlinks=True):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        found.append((root, names))
+    for root, names in sorted(found):
         yield Path(root), sorted(names)
 
 

@@ -35,10 +35,21 @@ def test_order_is_torchvisions(folder: Path) -> None:
 def test_hidden_and_other_files_are_skipped(folder: Path) -> None:
     write_image(folder / ".ipynb_checkpoints" / "1.png")
     write_image(folder / "a" / ".hidden.png")
+    write_image(folder / "a" / ".ipynb_checkpoints" / "x-checkpoint.png")
     (folder / "a" / "notes.txt").write_text("not an image")
     scanned = scan_image_folder(folder)
     assert scanned.classes == ("a", "b", "ä")
     assert len(scanned) == 4
+
+
+def test_links_to_folders_are_followed(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+    elsewhere = tmp_path_factory.mktemp("elsewhere")
+    write_image(elsewhere / "1.png")
+    (folder / "a" / "more").symlink_to(elsewhere)
+    assert [file.relative_to(folder).as_posix() for file in scan_image_folder(folder).files][:2] == [
+        "a/x.png",
+        "a/more/1.png",
+    ]
 
 
 def test_layout_is_common_size_and_channels(folder: Path) -> None:
