@@ -2,6 +2,9 @@
 # Shapes: B rows, K classes, BHWC images as they come in, BCHW as the network sees them.
 
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,7 +17,7 @@ from model_zoo.card import AgreementCard, InputCard, TaskCard
 from model_zoo.errors import ExportError
 from model_zoo.flops import GraphCost, count_model
 from model_zoo.graph import (
-    AGREEMENT_BATCH,
+    AGREEMENT_IMAGES,
     BATCH_NAME,
     INPUT_NAME,
     MAX_GRAPH_BYTES,
@@ -85,12 +88,13 @@ def export_model(built: BuiltModel, task: TaskCard) -> ExportedModel:
     """
     _check_size(built.module)
     served = ServedModule(built.module, built.preset, task).eval()
-    images_BHWC = random_images(task, AGREEMENT_BATCH)
-    logits_BK = _run_torch(served, images_BHWC, len(task.classes))
+    images_BHWC = random_images(task, AGREEMENT_IMAGES)
+    torch_BK = _run_torch(served, images_BHWC, len(task.classes))
     graph = export_graph(served, task)
     session = GraphSession(graph)
-    difference = largest_difference(logits_BK, session.logits(images_BHWC), "ONNX Runtime against torch")
-    check_batch_invariance(session, task)
+    logits_BK = session.logits(images_BHWC)
+    difference = largest_difference(torch_BK, logits_BK, "ONNX Runtime against torch")
+    check_batch_invariance(session, images_BHWC, logits_BK)
     cost = count_model(graph)
     params = sum(parameter.numel() for parameter in built.module.parameters())
     preset = built.preset
@@ -98,7 +102,7 @@ def export_model(built: BuiltModel, task: TaskCard) -> ExportedModel:
         graph=graph,
         input=InputCard(height=preset.height, width=preset.width, mean=preset.mean, std=preset.std),
         cost=GraphCost(flops=cost.flops, macs=cost.macs, params=params),
-        agreement=AgreementCard(max_logit_difference=difference, n=AGREEMENT_BATCH),
+        agreement=AgreementCard(max_logit_difference=difference, n=AGREEMENT_IMAGES),
     )
 
 
@@ -134,7 +138,7 @@ def export_graph(served: ServedModule, task: TaskCard, *, optimize: bool = True)
     """
     # A batch of 2: torch would take 1 for a constant.
     example_BHWC = torch.zeros((2, task.height, task.width, task.channels), dtype=torch.uint8)
-    with warnings.catch_warnings():
+    with _out_of_place(served), warnings.catch_warnings():
         # The exporter warns of its own internals.
         warnings.simplefilter("ignore")
         try:
@@ -155,3 +159,16 @@ def export_graph(served: ServedModule, task: TaskCard, *, optimize: bool = True)
     graph = program.model_proto
     strip_metadata(graph.graph)
     return graph
+
+
+@contextmanager
+def _out_of_place(module: nn.Module) -> Iterator[None]:
+    """Let activations that write into their input make a new tensor, which the exporter traces in half the time."""
+    parts: list[Any] = [part for part in module.modules() if getattr(part, "inplace", False) is True]
+    for part in parts:
+        part.inplace = False
+    try:
+        yield
+    finally:
+        for part in parts:
+            part.inplace = True

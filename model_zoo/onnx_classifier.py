@@ -16,7 +16,7 @@ from model_zoo.card import AgreementCard, InputCard, Precision, TaskCard
 from model_zoo.errors import ExportError
 from model_zoo.flops import count_model
 from model_zoo.graph import (
-    AGREEMENT_BATCH,
+    AGREEMENT_IMAGES,
     ExportedModel,
     GraphSession,
     check_batch_invariance,
@@ -31,7 +31,6 @@ Layout = Literal["nchw", "nhwc"]
 _PREFIX = "classifier/"
 _ANTIALIAS_OPSET = 18
 _MIN_IR_VERSION = 8
-_FLOAT_INPUTS = (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.DOUBLE)
 _NUMPY = {
     TensorProto.FLOAT: np.float32,
     TensorProto.FLOAT16: np.float16,
@@ -90,28 +89,29 @@ class OnnxClassifier:
             graph=graph,
             input=InputCard(height=size[0], width=size[1], mean=mean, std=std),
             cost=count_model(graph),
-            agreement=AgreementCard(max_logit_difference=difference, n=AGREEMENT_BATCH),
+            agreement=AgreementCard(max_logit_difference=difference, n=AGREEMENT_IMAGES),
             precision=_precision(graph),
         )
 
     def _check(self, graph: ModelProto, source_name: str, task: TaskCard, *, from_probabilities: bool) -> float:
-        """Run the preamble's result through the original, row by row, and compare; give the largest difference."""
+        """Run the preamble's result through the original and compare; give the largest difference."""
         probe = ModelProto()
         probe.CopyFrom(graph)
         probe.graph.output.append(helper.make_empty_tensor_value_info(source_name))
-        images_BHWC = random_images(task, AGREEMENT_BATCH)
-        logits_BK, inputs = self._run_batch(probe, images_BHWC)
-        if logits_BK.shape != (AGREEMENT_BATCH, len(task.classes)):
+        images_BHWC = random_images(task, AGREEMENT_IMAGES)
+        output_BK, inputs = self._run_batch(probe, images_BHWC)
+        if output_BK.shape != (AGREEMENT_IMAGES, len(task.classes)):
             raise ExportError(
-                f"the graph's output: got shape {list(logits_BK.shape)} for {AGREEMENT_BATCH} images;"
-                f" must be {[AGREEMENT_BATCH, len(task.classes)]}"
+                f"the graph's output: got shape {list(output_BK.shape)} for {AGREEMENT_IMAGES} images;"
+                f" must be {[AGREEMENT_IMAGES, len(task.classes)]}"
             )
-        source_BK = self._run_source(inputs).astype(np.float32).reshape(AGREEMENT_BATCH, -1)
+        logits_BK = output_BK.astype(np.float32)
+        source_BK = self._run_source(inputs).astype(np.float32).reshape(AGREEMENT_IMAGES, -1)
         _check_meaning(source_BK, from_probabilities=from_probabilities)
         if from_probabilities:
             source_BK = np.log(np.maximum(source_BK, np.finfo(np.float32).tiny))
-        difference = largest_difference(source_BK, logits_BK.astype(np.float32), "the wrapped graph against its source")
-        check_batch_invariance(GraphSession(graph), task)
+        difference = largest_difference(source_BK, logits_BK, "the wrapped graph against its source")
+        check_batch_invariance(GraphSession(graph), images_BHWC, logits_BK)
         return difference
 
     def _run_batch(self, probe: ModelProto, images_BHWC: np.ndarray) -> list[np.ndarray]:
@@ -131,8 +131,9 @@ class OnnxClassifier:
         dim = self.model.graph.input[0].type.tensor_type.shape.dim[0]
         batch = max(1, dim.dim_value)
         session = GraphSession(self.model)
-        rows = [session.run(np.repeat(row[None], batch, axis=0))[0][:1] for row in inputs]
-        return np.concatenate(rows)
+        whole = np.resize(inputs, (-(-len(inputs) // batch) * batch, *inputs.shape[1:]))
+        outputs = [session.run(whole[start : start + batch])[0] for start in range(0, len(whole), batch)]
+        return np.concatenate(outputs)[: len(inputs)]
 
 
 def read_classifier(path: Path, *, layout: str = "auto", image_size: int | None = None) -> OnnxClassifier:

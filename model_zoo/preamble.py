@@ -2,7 +2,7 @@
 # Shapes: B rows, K classes, C channels, H height, W width.
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import onnx
@@ -12,6 +12,8 @@ from model_zoo.card import TaskCard
 from model_zoo.errors import ExportError
 from model_zoo.graph import BATCH_NAME, INPUT_NAME, OUTPUT_NAME
 
+ChannelOrder = Literal["rgb", "bgr"]
+
 _OWN = "preamble/"
 
 
@@ -20,13 +22,15 @@ class Preamble:
     """What stands between pixels 0..255 and a float input: ``(pixel * scale - mean) / std``.
 
     Attributes:
-        mean, std: one number, or one per channel; None is 0 and 1.
+        mean, std: one number, or one per channel in the graph's order; None is 0 and 1.
         scale: see above. A uint8 input gets pixels as they are.
+        channel_order: of the colours that the graph takes.
     """
 
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None
     scale: float = 1 / 255
+    channel_order: ChannelOrder = "rgb"
 
     def numbers(self, channels: int) -> tuple[tuple[float, ...], tuple[float, ...]]:
         """Give mean and std, one per channel.
@@ -79,6 +83,8 @@ def add_preamble(model: ModelProto, task: TaskCard, view: GraphView, preamble: P
         steps.resize(view.size)
     if view.channels != task.channels:
         steps.repeat(view.channels)
+    elif preamble.channel_order == "bgr":
+        steps.add("Gather", np.arange(view.channels)[::-1].astype(np.int64), axis=1)
     element = target.type.tensor_type.elem_type
     if element == TensorProto.UINT8:
         # Resized pixels lie between whole numbers; a cast alone would cut them off.

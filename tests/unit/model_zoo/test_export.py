@@ -50,6 +50,13 @@ def test_own_networks_agree_with_torch_at_any_task_size(name: str, bound: TaskCa
     assert session.logits(random_images(bound, 7)).shape == (7, 5)
 
 
+def test_activations_in_place_are_given_back_as_they_were() -> None:
+    network = nn.Sequential(nn.ReLU6(inplace=True), nn.ReLU(), nn.Flatten(), nn.Linear(192, 5)).eval()
+    preset = InputPreset(height=8, width=8, channels=3, mean=(0.5,) * 3, std=(0.5,) * 3)
+    export_model(BuiltModel(module=network, architecture="x", arguments={}, preset=preset), task(8))
+    assert [network[0].inplace, network[1].inplace] == [True, False]
+
+
 def test_resnet20_costs_what_follows_from_its_layers() -> None:
     first, last = 32 * 32 * 16 * 27, 640
     # Three blocks of two 3x3 convolutions a group; the first of a group halves the size and doubles the filters.
@@ -108,9 +115,9 @@ class _Odd(nn.Module):
     ("fault", "message"),
     [
         ("nan", "logits that are not finite on random images"),
-        ("mixes rows", "a row alone against the same row in a batch: got a logit difference"),
-        ("shape", r"output: got shape \[3, 4\]; must be \[3, 5\]"),
-        ("no such", r"the network fails on images \(3, 8, 8, 3\): no such"),
+        ("mixes rows", r"rows in batches of 1 against a batch of 16: got a logit difference"),
+        ("shape", r"output: got shape \[16, 4\]; must be \[16, 5\]"),
+        ("no such", r"the network fails on images \(16, 8, 8, 3\): no such"),
     ],
 )
 def test_odd_networks_are_refused(fault: str, message: str) -> None:

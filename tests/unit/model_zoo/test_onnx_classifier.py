@@ -1,5 +1,6 @@
 """A user's own ONNX classifier: wrapped right in all its forms, or refused for a reason."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -54,7 +55,7 @@ def reference(images_BHWC: NDArray[np.float64], preamble: Preamble = PREAMBLE) -
         {"layout": "nhwc"},
         {"batch": 1},
         {"batch": 1, "reshape_to": 1},
-        {"batch": 4, "reshape_to": 4},
+        {"batch": 5, "reshape_to": 5},
         {"opset": 9},
         {"opset": 20},
     ],
@@ -89,6 +90,29 @@ def test_uint8_inputs_get_pixels_as_they_are(tmp_path: Path) -> None:
     source = GraphSession(own_classifier(element=TensorProto.UINT8))
     expected = source.run(images_BHWC.transpose(0, 3, 1, 2))[0].astype(np.float32)
     np.testing.assert_allclose(GraphSession(exported.graph).logits(images_BHWC), expected, rtol=1e-5, atol=1e-2)
+
+
+@pytest.mark.parametrize("element", [TensorProto.FLOAT, TensorProto.UINT8])
+@pytest.mark.parametrize("layout", ["nchw", "nhwc"])
+def test_bgr_classifiers_get_their_colours_and_statistics_in_their_order(
+    tmp_path: Path, layout: str, element: int
+) -> None:
+    onnx.save(own_classifier(layout=layout, element=element), tmp_path / "own.onnx")
+    preamble = replace(PREAMBLE, channel_order="bgr")
+    graph = read_classifier(tmp_path / "own.onnx").adopt(task(), preamble).graph
+    images_BHWC = random_images(task(), 2)
+    bgr_BHWC = images_BHWC[..., ::-1].astype(np.float64)
+    plain = Preamble(scale=1.0)
+    expected = reference(bgr_BHWC * 255, plain) if element == TensorProto.UINT8 else reference(bgr_BHWC)
+    np.testing.assert_allclose(GraphSession(graph).logits(images_BHWC), expected, rtol=1e-4, atol=1e-2)
+
+
+@pytest.mark.parametrize("element", [TensorProto.FLOAT16, TensorProto.DOUBLE])
+def test_other_floats_are_fed(tmp_path: Path, element: int) -> None:
+    exported = adopt(tmp_path, task(), element=element)
+    images_BHWC = random_images(task(), 3)
+    logits_BK = GraphSession(exported.graph).logits(images_BHWC)
+    np.testing.assert_allclose(logits_BK, reference(images_BHWC.astype(np.float64)), rtol=1e-2, atol=0.1)
 
 
 def test_grey_images_are_repeated_for_a_colour_classifier(tmp_path: Path) -> None:
@@ -133,7 +157,7 @@ def test_what_does_not_fit_is_refused(
 
 
 def test_other_classes_and_channels_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(ExportError, match=r"got shape \[3, 5\] for 3 images; must be \[3, 2\]"):
+    with pytest.raises(ExportError, match=r"got shape \[16, 5\] for 16 images; must be \[16, 2\]"):
         adopt(tmp_path, task(classes=("a", "b")))
     with pytest.raises(ExportError, match="channels: the graph takes 1; the task has 3"):
         adopt(tmp_path, task(), channels=1)
@@ -159,7 +183,7 @@ def test_a_batch_fixed_by_an_expansion_is_refused_with_the_reason(tmp_path: Path
         model.graph.initializer.append(onnx.numpy_helper.from_array(np.array([value]), name))
     model.graph.node[5].input[0] = "back"
     onnx.save(model, tmp_path / "fixed.onnx")
-    with pytest.raises(ExportError, match=r"output: got shape \[1, 5\] for 3 images|batch: the graph is made for 1"):
+    with pytest.raises(ExportError, match=r"output: got shape \[1, 5\] for 16 images|batch: the graph is made for 1"):
         read_classifier(tmp_path / "fixed.onnx").adopt(task(), PREAMBLE)
 
 
