@@ -13,11 +13,13 @@ import numpy as np
 from pydantic import JsonValue
 
 from cascade_serve import __version__
-from cascade_serve.core.arrays import FloatArray, IntArray
+from cascade_serve.core.arrays import IntArray
+from cascade_serve.core.combine import Combine, is_usable, member_score
 from cascade_serve.core.interval import wilson_interval
 from cascade_serve.errors import ConfigError, MissingExtraError
 from model_zoo import image_folder, store
 from model_zoo.card import AccuracyCard, CalibrationCard, Card, CostCard, ProvenanceCard, TaskCard
+from model_zoo.errors import CardError, ExportError
 
 if TYPE_CHECKING:
     from model_zoo.graph import ExportedModel
@@ -59,6 +61,7 @@ class OnnxModel:
         layout: of its input; ``auto`` reads it from the input's shape.
         mean, std: per channel, on the scale that ``scale`` makes; None is 0 and 1.
         scale: pixels 0..255 are multiplied by this first.
+        channel_order: of the colours that it takes; ``mean`` and ``std`` follow it.
         output: what its output means.
     """
 
@@ -67,6 +70,7 @@ class OnnxModel:
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None
     scale: float = 1 / 255
+    channel_order: Literal["rgb", "bgr"] = "rgb"
     output: Literal["logits", "probabilities"] = "logits"
 
 
@@ -157,10 +161,8 @@ def add_member(addition: Addition, begin: Begin) -> Added:
     exported = source.export(task)
     rows = _calibrate(exported, folder, task, addition.batch_size, begin)
     card = _card(addition.name, task, source, exported, rows)
-    store.bind_task(addition.task_path, task)
-    warnings = _warnings(addition, source, card)
     member = _write(addition, card, source, exported, rows)
-    return Added(member=member, warnings=warnings)
+    return Added(member=member, warnings=_warnings(addition, source, card, rows))
 
 
 def _require_packages(model: TorchModel | OnnxModel) -> None:
@@ -210,6 +212,7 @@ def _load(addition: Addition, classes: int, channels: int) -> _Source:
 
 def _load_torch(model: TorchModel, classes: int, channels: int, image_size: int | None) -> _Source:
     from model_zoo import export, weights
+    from model_zoo.preamble import Preamble
     from model_zoo.registry import build_model
 
     built = build_model(
@@ -223,7 +226,9 @@ def _load_torch(model: TorchModel, classes: int, channels: int, image_size: int 
     )
     if model.weights is not None:
         weights.load_weights(built.module, model.weights)
-    preset = replace(built.preset, mean=model.mean or built.preset.mean, std=model.std or built.preset.std)
+    preset = built.preset
+    mean, std = Preamble(mean=model.mean or preset.mean, std=model.std or preset.std).numbers(preset.channels)
+    preset = replace(preset, mean=mean, std=std)
     built = replace(built, preset=preset)
     is_random = model.weights is None and not model.pretrained
     return _Source(
@@ -242,14 +247,19 @@ def _load_onnx(model: OnnxModel, image_size: int | None) -> _Source:
     from model_zoo.onnx_classifier import read_classifier
     from model_zoo.preamble import Preamble
 
-    preamble = Preamble(mean=model.mean, std=model.std, scale=model.scale)
+    preamble = Preamble(mean=model.mean, std=model.std, scale=model.scale, channel_order=model.channel_order)
     classifier = read_classifier(model.file, layout=model.layout, image_size=image_size)
     return _Source(
         size=classifier.size,
         export=lambda task: classifier.adopt(task, preamble, from_probabilities=model.output == "probabilities"),
         write_files=lambda _task, _folder: None,
         architecture="onnx",
-        arguments={"layout": classifier.layout, "scale": model.scale, "output": model.output},
+        arguments={
+            "layout": classifier.layout,
+            "scale": model.scale,
+            "channel_order": model.channel_order,
+            "output": model.output,
+        },
         weights=model.file.name,
         seeds=(),
         packages=(),
@@ -277,6 +287,8 @@ def _calibrate(
         labels_N=folder.labels_N,
         sample_ids_N=image_folder.sample_ids(digests),
     )
+    if not is_usable(data.logits_NK).any():
+        raise ExportError(f"logits: not finite on any of the {len(folder)} calibration images; the model is broken")
     return _Rows(data=data, sha256=image_folder.fingerprint(folder, digests))
 
 
@@ -311,20 +323,18 @@ def _versions(packages: tuple[str, ...]) -> dict[str, str]:
 
 
 def _accuracy(data: store.CalibrationData, seeds: tuple[int, ...]) -> AccuracyCard:
-    usable_N = np.isfinite(data.logits_NK).all(axis=1)
-    correct = int(np.count_nonzero(usable_N & (data.logits_NK.argmax(axis=1) == data.labels_N)))
+    correct = int(np.count_nonzero(is_usable(data.logits_NK) & (data.logits_NK.argmax(axis=1) == data.labels_N)))
     n = len(data.labels_N)
     return AccuracyCard(split=_SPLIT, n=n, top1=correct / n, interval=wilson_interval(correct, n), seeds=seeds)
 
 
 def _calibration(rows: _Rows) -> CalibrationCard:
-    from cascade_serve.core.combine import softmax
     from cascade_serve.planner.calibration import expected_calibration_error, fit_temperature
 
     def error(temperature: float) -> float:
-        logits_NK: FloatArray = rows.data.logits_NK / np.float32(temperature)
         labels_N: IntArray = rows.data.labels_N
-        return float(expected_calibration_error(softmax(logits_NK), labels_N))
+        score_NK = member_score(Combine.MEAN_PROBS, rows.data.logits_NK, temperature)
+        return expected_calibration_error(score_NK, labels_N)
 
     temperature = fit_temperature(rows.data.logits_NK, rows.data.labels_N)
     return CalibrationCard(
@@ -332,15 +342,25 @@ def _calibration(rows: _Rows) -> CalibrationCard:
     )
 
 
-def _warnings(addition: Addition, source: _Source, card: Card) -> tuple[str, ...]:
+def _warnings(addition: Addition, source: _Source, card: Card, rows: _Rows) -> tuple[str, ...]:
     warnings = []
+    num_lost = int(np.count_nonzero(~is_usable(rows.data.logits_NK)))
+    if num_lost:
+        warnings.append(
+            f"member {addition.name!r} gave no finite logits on {num_lost} of {len(rows.data.labels_N)} images; they"
+            " count as wrong"
+        )
     if source.seeds:
         warnings.append(
             f"member {addition.name!r} has RANDOM weights (seed {source.seeds[0]}): give --weights or --pretrained"
         )
     others = (name for name in store.list_members(addition.task_path) if name != addition.name)
     for name in others:
-        other = store.read_member(addition.task_path / name, verify=False)
+        try:
+            other = store.read_member(addition.task_path / name, verify=False)
+        except CardError as error:
+            warnings.append(f"member {name!r} can't be read: {error}")
+            continue
         if other.card.provenance.data_sha256 != card.provenance.data_sha256:
             warnings.append(
                 f"member {name!r} was calibrated on other images; planning needs the same images for all members"
@@ -356,4 +376,6 @@ def _write(addition: Addition, card: Card, source: _Source, exported: "ExportedM
         source.write_files(card.task, folder)
         store.write_calibration(folder, rows.data)
         store.write_card(folder, card)
+        # Last, so that a member that can't be written binds nobody.
+        store.bind_task(addition.task_path, card.task)
     return store.read_member(addition.task_path / addition.name)

@@ -13,6 +13,7 @@ from rich import box
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
+from rich.text import Text
 
 from cascade_serve.cli.console import table_console
 from cascade_serve.core.cost import format_flops
@@ -26,6 +27,7 @@ _SOURCE = "The model: --arch or --onnx"
 _TORCH = "With --arch"
 _ONNX = "With --onnx"
 _IMAGES = "Images"
+_SCALE = 1 / 255
 
 
 class Layout(StrEnum):
@@ -34,6 +36,13 @@ class Layout(StrEnum):
     AUTO = "auto"
     NCHW = "nchw"
     NHWC = "nhwc"
+
+
+class ChannelOrder(StrEnum):
+    """Order of the colours that a user's own graph takes."""
+
+    RGB = "rgb"
+    BGR = "bgr"
 
 
 class Output(StrEnum):
@@ -105,7 +114,10 @@ def add(
             show_default=False,
             rich_help_panel=_ONNX,
         ),
-    ] = 1 / 255,
+    ] = _SCALE,
+    channel_order: Annotated[
+        ChannelOrder, typer.Option(help="Colours that the graph takes, as in --mean and --std.", rich_help_panel=_ONNX)
+    ] = ChannelOrder.RGB,
     output: Annotated[
         Output,
         typer.Option(help="What the graph gives; of probabilities the logarithm is taken.", rich_help_panel=_ONNX),
@@ -156,7 +168,13 @@ def add(
         raise ConfigError("give either --arch or --onnx")
     model: TorchModel | OnnxModel
     if arch is not None:
-        _refuse("--arch", {"--layout": layout is not Layout.AUTO, "--output": output is not Output.LOGITS})
+        onnx_only = {
+            "--layout": layout is not Layout.AUTO,
+            "--scale": scale != _SCALE,
+            "--channel-order": channel_order is not ChannelOrder.RGB,
+            "--output": output is not Output.LOGITS,
+        }
+        _refuse("--arch", onnx_only)
         if weights is not None and pretrained:
             raise ConfigError("give either --weights or --pretrained")
         model = TorchModel(
@@ -169,9 +187,22 @@ def add(
             seed=seed,
         )
     elif onnx is not None:
-        torch_only = {"--weights": weights is not None, "--pretrained": pretrained, "--arguments": arguments != "{}"}
+        torch_only = {
+            "--weights": weights is not None,
+            "--pretrained": pretrained,
+            "--arguments": arguments != "{}",
+            "--seed": seed != 0,
+        }
         _refuse("--onnx", torch_only)
-        model = OnnxModel(file=onnx, layout=layout.value, mean=means, std=stds, scale=scale, output=output.value)
+        model = OnnxModel(
+            file=onnx,
+            layout=layout.value,
+            mean=means,
+            std=stds,
+            scale=scale,
+            channel_order=channel_order.value,
+            output=output.value,
+        )
     addition = Addition(
         name=name,
         task_path=zoo / task,
@@ -269,7 +300,7 @@ def _print_table(members: list[tuple[str, ZooMember]]) -> None:
     for column in ("size", "params", "FLOPs", "type", "top-1 % [95 %]", "ECE"):
         table.add_column(column, justify="right", no_wrap=True)
     for label, member in members:
-        table.add_row(label, *_row(member.card))
+        table.add_row(*map(Text, (label, *_row(member.card))))
     table_console().print(table)
 
 
@@ -304,7 +335,8 @@ def show(
     table.add_column(style="bold", no_wrap=True)
     table.add_column(overflow="fold")
     for label, text in _facts(card):
-        table.add_row(label, text)
+        # Class names may hold what rich would take for markup.
+        table.add_row(label, Text(text))
     table_console().print(table)
 
 

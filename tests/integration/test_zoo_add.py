@@ -2,6 +2,7 @@
 
 import json
 import os
+import resource
 import shutil
 import subprocess
 import sys
@@ -14,13 +15,14 @@ import numpy as np
 import onnx
 import pytest
 from image_folders import write_folder
-from own_classifier import own_classifier
+from own_classifier import SIZE, own_classifier
+from PIL import Image
 
 from cascade_serve.errors import ConfigError
 from cascade_serve.zoo import Added, Addition, OnnxModel, TorchModel, add_member
 from model_zoo import store
 from model_zoo.card import METADATA_KEY, Card
-from model_zoo.errors import ConflictError, ExportError, ImageError
+from model_zoo.errors import CardError, ConflictError, ExportError, ImageError
 from model_zoo.graph import GraphSession
 from model_zoo.image_folder import read_images, scan_image_folder
 
@@ -162,6 +164,10 @@ def test_options_that_contradict_are_refused(data: Path, tmp_path: Path) -> None
         add(data, tmp_path, batch_size=0)
     with pytest.raises(ExportError, match="the model has 1000 classes; the data have 3"):
         add(data, tmp_path, architecture="timm/resnet18", pretrained=True)
+    with pytest.raises(ExportError, match=r"mean: got \(0.5, 0.5\); must be 1 or 1 finite numbers"):
+        add(data, tmp_path, mean=(0.5, 0.5))
+    with pytest.raises(ExportError, match=r"std and scale: got \(-1.0,\)"):
+        add(data, tmp_path, std=(-1.0,))
 
 
 ONNX_ADD = """
@@ -194,6 +200,84 @@ def test_an_own_onnx_classifier_needs_no_torch(tmp_path: Path) -> None:
     assert (card["task"]["height"], card["input"]["height"]) == (20, 8)
     member = store.read_member(tmp_path / "zoo" / "own" / "own")
     assert set(member.card.files) == {"model.onnx", "calibration.safetensors"}
+
+
+def shade_images(path: Path) -> Path:
+    """Write images of which those of class ``e`` are black."""
+    for label in "abcde":
+        (path / label).mkdir(parents=True)
+        for number in range(3):
+            pixels = np.full((SIZE, SIZE, 3), 0 if label == "e" else 40 * number + 30, dtype=np.uint8)
+            Image.fromarray(pixels).save(path / label / f"{number}.png")
+    return path
+
+
+def add_own(data: Path, zoo: Path, file: Path, name: str = "own", **options: Any) -> Added:
+    model = OnnxModel(file=file, **options)
+    return add_member(Addition(name=name, task_path=zoo / "own", data=data, model=model), quiet)
+
+
+def divide_by_brightness(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Make a classifier give NaN on black images."""
+    model.graph.node[0].input[0] = "relative"
+    mean = onnx.helper.make_node("ReduceMean", ["x"], ["brightness"], axes=[1, 2, 3])
+    ratio = onnx.helper.make_node("Div", ["x", "brightness"], ["relative"])
+    for position, node in enumerate((mean, ratio)):
+        model.graph.node.insert(position, node)
+    return model
+
+
+def test_images_without_finite_logits_count_as_wrong_and_are_warned_of(tmp_path: Path) -> None:
+    data = shade_images(tmp_path / "data")
+    onnx.save(divide_by_brightness(own_classifier()), tmp_path / "own.onnx")
+    added = add_own(data, tmp_path / "zoo", tmp_path / "own.onnx")
+    assert any("gave no finite logits on 3 of 15 images" in warning for warning in added.warnings)
+    assert np.isnan(store.read_calibration(added.member).logits_NK[-3:]).all()
+
+    for label in "abcd":
+        shutil.rmtree(data / label)
+        shutil.copytree(data / "e", data / label)
+    with pytest.raises(ExportError, match="logits: not finite on any of the 15 calibration images"):
+        add_own(data, tmp_path / "zoo", tmp_path / "own.onnx", name="late")
+    assert store.list_members(tmp_path / "zoo" / "own") == ("own",)
+
+
+def test_a_full_disk_leaves_no_member_and_binds_no_task(tmp_path: Path) -> None:
+    data = shade_images(tmp_path / "data")
+    onnx.save(own_classifier(), tmp_path / "own.onnx")
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (2000, hard))
+    try:
+        with pytest.raises(CardError, match="File too large"):
+            add_own(data, tmp_path / "zoo", tmp_path / "own.onnx")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert list((tmp_path / "zoo" / "own").iterdir()) == []
+
+
+def test_a_broken_neighbour_is_warned_of(tmp_path: Path) -> None:
+    data = shade_images(tmp_path / "data")
+    onnx.save(own_classifier(), tmp_path / "own.onnx")
+    card = add_own(data, tmp_path / "zoo", tmp_path / "own.onnx").member.path / "card.json"
+    card.write_text("{}")
+    added = add_own(data, tmp_path / "zoo", tmp_path / "own.onnx", name="next")
+    assert any(f"member 'own' can't be read: {card}" in warning for warning in added.warnings)
+
+
+def test_members_added_side_by_side_to_a_new_task_all_arrive(tmp_path: Path) -> None:
+    data = shade_images(tmp_path / "data")
+    onnx.save(own_classifier(), tmp_path / "own.onnx")
+    code = ONNX_ADD.replace('name="own"', "name=sys.argv[4]")
+    command: list[str | Path] = [sys.executable, "-c", code, tmp_path / "own.onnx", tmp_path / "zoo" / "own", data]
+    running = [
+        subprocess.Popen([*command, name], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+        for name in ("a", "b", "c")
+    ]
+    for process in running:
+        errors = process.communicate(timeout=120)[1]
+        assert process.returncode == 0, errors
+    assert store.list_members(tmp_path / "zoo" / "own") == ("a", "b", "c")
+    assert sorted(path.name for path in (tmp_path / "zoo" / "own").iterdir()) == ["a", "b", "c", "task.json"]
 
 
 def test_an_onnx_of_open_size_and_images_of_many_sizes_ask_for_one(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """The commands ``zoo add``, ``zoo list`` and ``zoo show``, as a shell sees them."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -62,9 +63,15 @@ def test_show_tells_the_card_and_verifies_files(app: typer.Typer, zoo: Path) -> 
     assert json.loads(run(app, "show", zoo / "shades" / "xs", "--json"))["name"] == "xs"
 
 
-def test_show_of_a_changed_member_fails(app: typer.Typer, zoo: Path, tmp_path: Path) -> None:
-    import shutil
+def test_names_that_look_like_markup_are_shown_as_they_are(app: typer.Typer, data: Path, tmp_path: Path) -> None:
+    shutil.copytree(data, tmp_path / "data")
+    (tmp_path / "data" / "class_1").rename(tmp_path / "data" / "[red] grün")
+    options: list[str | Path] = ["--data", tmp_path / "data", "--arch", "digits_cnn_xs"]
+    run(app, "add", "odd", "--task", "shades", "--zoo", tmp_path, *options)
+    assert "[red] grün, class_0, class_2" in run(app, "show", tmp_path / "shades" / "odd")
 
+
+def test_show_of_a_changed_member_fails(app: typer.Typer, zoo: Path, tmp_path: Path) -> None:
     copy = tmp_path / "xs"
     shutil.copytree(zoo / "shades" / "xs", copy)
     (copy / "model.onnx").write_bytes(b"changed")
@@ -79,7 +86,10 @@ def test_show_of_a_changed_member_fails(app: typer.Typer, zoo: Path, tmp_path: P
         (["--arch", "resnet20", "--onnx", "m.onnx"], "give either --arch or --onnx"),
         (["--arch", "resnet20", "--weights", "w.pt", "--pretrained"], "give either --weights or --pretrained"),
         (["--arch", "resnet20", "--layout", "nchw"], "--layout does not go with --arch"),
+        (["--arch", "resnet20", "--scale", "1"], "--scale does not go with --arch"),
+        (["--arch", "resnet20", "--channel-order", "bgr"], "--channel-order does not go with --arch"),
         (["--onnx", "m.onnx", "--pretrained"], "--pretrained does not go with --onnx"),
+        (["--onnx", "m.onnx", "--seed", "1"], "--seed does not go with --onnx"),
         (["--arch", "resnet20", "--mean", "a,b"], "--mean: got 'a,b'; must be numbers such as"),
         (["--arch", "resnet20", "--arguments", "[1]"], r"--arguments: got '\[1\]'; must be a JSON object such as"),
         (["--arch", "resnet20", "--arguments", "{"], "--arguments: got '{'; must be a JSON object: "),
