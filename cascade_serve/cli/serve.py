@@ -5,6 +5,7 @@ import os
 import signal
 import threading
 from collections.abc import Callable
+from dataclasses import replace
 from enum import StrEnum
 from pathlib import Path
 from types import FrameType
@@ -108,6 +109,14 @@ def serve(  # noqa: PLR0917 - typer reads the options from the parameters
     max_message_bytes: Annotated[
         int, typer.Option(metavar="BYTES", help="Size of one request.", rich_help_panel=_LIMITS_PANEL)
     ] = _SERVER.max_message_bytes,
+    max_image_pixels: Annotated[
+        int,
+        typer.Option(metavar="PIXELS", help="Width times height of an encoded image.", rich_help_panel=_LIMITS_PANEL),
+    ] = _SERVER.decode_limits.max_pixels,
+    max_request_pixels: Annotated[
+        int,
+        typer.Option(metavar="PIXELS", help="All encoded images of one request.", rich_help_panel=_LIMITS_PANEL),
+    ] = _SERVER.max_request_pixels,
     watch_interval_s: Annotated[
         float,
         typer.Option(
@@ -160,6 +169,8 @@ def serve(  # noqa: PLR0917 - typer reads the options from the parameters
                 port=port,
                 max_in_flight_requests=max_in_flight_requests,
                 max_message_bytes=max_message_bytes,
+                decode_limits=replace(_SERVER.decode_limits, max_pixels=max_image_pixels),
+                max_request_pixels=max_request_pixels,
                 allow_repository_control=allow_repository_control,
                 tls=_tls(tls_certificate, tls_key, tls_client_authority),
             ),

@@ -28,6 +28,7 @@ def decode_request(
     *,
     max_rows: int,
     limits: DecodeLimits,
+    max_request_pixels: int,
     deadline_s: float | None,
     is_wanted: Callable[[], bool],
 ) -> Query:
@@ -38,6 +39,7 @@ def decode_request(
         plan: what the cascade serves.
         max_rows: images a request may hold.
         limits: of each encoded image.
+        max_request_pixels: of all encoded images of a request together.
         deadline_s: gRPC's own, on ``time.monotonic``'s clock; a ``timeout`` parameter may set an earlier one.
         is_wanted: tells whether the caller still waits.
 
@@ -51,7 +53,14 @@ def decode_request(
         own_s = time.monotonic() + timeout_s
         deadline_s = own_s if deadline_s is None else min(own_s, deadline_s)
     outputs = read_output_names(message)
-    admission = Admission(task=plan.task, max_rows=max_rows, limits=limits, deadline_s=deadline_s, is_wanted=is_wanted)
+    admission = Admission(
+        task=plan.task,
+        max_rows=max_rows,
+        limits=limits,
+        max_request_pixels=max_request_pixels,
+        deadline_s=deadline_s,
+        is_wanted=is_wanted,
+    )
     images_BHWC = read_images(message, admission)
     return Query(request=Request(images_BHWC=images_BHWC, terms=terms, deadline_s=deadline_s), outputs=outputs)
 

@@ -55,6 +55,7 @@ class ServerConfig:
         max_in_flight_requests: inference calls at the same time; more get RESOURCE_EXHAUSTED at once.
         max_message_bytes: of a request; longer ones get RESOURCE_EXHAUSTED.
         decode_limits: of each encoded image.
+        max_request_pixels: of all encoded images of a request together, which bounds the seconds of its decoding.
         allow_repository_control: callers may load and unload cascades.
         max_connection_age_s: after so many seconds a client is asked to connect anew, so that a load balancer can
             spread connections over new replicas; None never asks.
@@ -67,6 +68,7 @@ class ServerConfig:
     max_in_flight_requests: int = 64
     max_message_bytes: int = 64 << 20
     decode_limits: DecodeLimits = field(default=DEFAULT_LIMITS)
+    max_request_pixels: int = 10 * DEFAULT_LIMITS.max_pixels
     allow_repository_control: bool = False
     max_connection_age_s: float | None = None
     reuse_port: bool = False
@@ -77,6 +79,7 @@ class ServerConfig:
             ("port", self.port, 0, 65535),
             ("max_in_flight_requests", self.max_in_flight_requests, 1, 10_000),
             ("max_message_bytes", self.max_message_bytes, 1024, 2**31 - 1),
+            ("max_request_pixels", self.max_request_pixels, self.decode_limits.max_pixels, 2**63 - 1),
         ):
             if not low <= value <= high:
                 raise ValueError(f"{name}: got {value}; must be between {low} and {high}")
@@ -119,6 +122,7 @@ class Server:
             self._repository,
             self._desk,
             limits=config.decode_limits,
+            max_request_pixels=config.max_request_pixels,
             allow_repository_control=config.allow_repository_control,
             on_change=self._health.refresh,
         )

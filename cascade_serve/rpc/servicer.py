@@ -32,6 +32,7 @@ class InferenceServicer(GRPCInferenceServiceServicer):
         repository: the cascades.
         desk: admits and counts inference calls.
         limits: of each encoded image.
+        max_request_pixels: of all encoded images of a request together.
         allow_repository_control: callers may load and unload cascades.
         on_change: called when a caller did so.
     """
@@ -42,12 +43,14 @@ class InferenceServicer(GRPCInferenceServiceServicer):
         desk: Desk,
         *,
         limits: DecodeLimits,
+        max_request_pixels: int,
         allow_repository_control: bool,
         on_change: Callable[[], None],
     ) -> None:
         self._repository = repository
         self._desk = desk
         self._limits = limits
+        self._max_request_pixels = max_request_pixels
         self._allow_repository_control = allow_repository_control
         self._on_change = on_change
 
@@ -162,6 +165,7 @@ class InferenceServicer(GRPCInferenceServiceServicer):
                 served.bundle.plan,
                 max_rows=served.engine.config.max_queue_rows,
                 limits=self._limits,
+                max_request_pixels=self._max_request_pixels,
                 deadline_s=deadline_s,
                 is_wanted=context.is_active,
             )

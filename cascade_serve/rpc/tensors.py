@@ -2,8 +2,11 @@
 # Shapes: B rows, K classes, HWC image.
 
 import math
+import os
+import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,12 +18,14 @@ from cascade_serve.core.request import ExitReason, Reply
 from cascade_serve.errors import AbandonedError, InvalidRequestError, LateError
 from cascade_serve.rpc.stubs.grpc_service_pb2 import ModelInferRequest
 from model_zoo.errors import ImageError
-from model_zoo.preprocess import DecodeLimits, decode_image
+from model_zoo.preprocess import DecodeLimits, decode_image, read_header
 
 IMAGES = "images"
 ENCODED = "encoded"
 _INPUTS = f"exactly one of {IMAGES!r} and {ENCODED!r}"
 _LENGTH_BYTES = 4
+# More at the same time would be no quicker, and each may take some hundred megabytes.
+_DECODERS = threading.BoundedSemaphore(os.cpu_count() or 1)
 
 InputTensor = ModelInferRequest.InferInputTensor
 
@@ -33,6 +38,7 @@ class Admission:
         task: image size of the cascade.
         max_rows: images a request may hold.
         limits: of each encoded image.
+        max_request_pixels: of all encoded images of the request together.
         deadline_s: on ``time.monotonic``'s clock; None is no deadline.
         is_wanted: tells whether the caller still waits; asked between encoded images.
     """
@@ -40,6 +46,7 @@ class Admission:
     task: Task
     max_rows: int
     limits: DecodeLimits
+    max_request_pixels: int
     deadline_s: float | None
     is_wanted: Callable[[], bool]
 
@@ -141,19 +148,36 @@ def _check_contents(tensor: InputTensor, field: str) -> None:
 
 
 def _decoded(files: Sequence[bytes], admission: Admission) -> ImageArray:
+    _check_pixels(files, admission)
     height, width, channels = admission.task.image_shape
     images_BHWC = np.empty((len(files), height, width, channels), dtype=np.uint8)
     for row, data in enumerate(files):
-        _check_wanted(admission)
         try:
-            images_BHWC[row] = decode_image(
-                data, height=height, width=width, channels=channels, limits=admission.limits
-            )
+            with _DECODERS:
+                _check_wanted(admission)
+                images_BHWC[row] = decode_image(
+                    data, height=height, width=width, channels=channels, limits=admission.limits
+                )
         except ImageError as error:
             raise InvalidRequestError(
                 f"{ENCODED}[{row}]", f"a file that can't be decoded ({error})", "a JPEG or PNG image"
             ) from error
     return images_BHWC
+
+
+def _check_pixels(files: Sequence[bytes], admission: Admission) -> None:
+    """Bound a request's decoding before it begins: a few kilobytes of PNG can hold a second of it."""
+    if len(files) * admission.limits.max_pixels <= admission.max_request_pixels:
+        return
+    pixels = 0
+    for data in files:
+        # A file that is broken is named, with its row, when its turn to be decoded comes.
+        with suppress(ImageError):
+            header = read_header(data, admission.limits)
+            pixels += header.height * header.width
+    if pixels > admission.max_request_pixels:
+        limit = f"at most {admission.max_request_pixels} in one request"
+        raise InvalidRequestError(ENCODED, f"{len(files)} images of {pixels} pixels in all", limit)
 
 
 def _check_wanted(admission: Admission) -> None:

@@ -293,6 +293,7 @@ def test_a_taken_port_is_a_config_error(served: ServedCascade) -> None:
         ({"port": 70_000}, "port: got 70000; must be between 0 and 65535"),
         ({"max_in_flight_requests": 0}, "max_in_flight_requests: got 0; must be between 1 and 10000"),
         ({"max_message_bytes": 5}, "max_message_bytes: got 5; must be between 1024 and 2147483647"),
+        ({"max_request_pixels": 9}, "max_request_pixels: got 9; must be between 40000000 and 9223372036854775807"),
         ({"max_connection_age_s": 0.1}, "max_connection_age_s: got 0.1; must be 1 second to a year"),
     ],
 )

@@ -41,7 +41,15 @@ output_names = st.lists(st.sampled_from(sorted(OUTPUTS)), unique=True)
 
 
 def decode(message: ModelInferRequest) -> Query:
-    return decode_request(message, PLAN, max_rows=8, limits=DecodeLimits(), deadline_s=None, is_wanted=lambda: True)
+    return decode_request(
+        message,
+        PLAN,
+        max_rows=8,
+        limits=DecodeLimits(),
+        max_request_pixels=10**9,
+        deadline_s=None,
+        is_wanted=lambda: True,
+    )
 
 
 @given(images, terms, output_names)

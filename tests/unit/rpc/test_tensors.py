@@ -24,7 +24,14 @@ BOTH = "exactly one of 'images' and 'encoded'"
 
 def admission(*, deadline_s: float | None = None, is_wanted: Callable[[], bool] = lambda: True) -> Admission:
     limits = DecodeLimits(max_bytes=4096, max_pixels=100)
-    return Admission(task=TASK, max_rows=4, limits=limits, deadline_s=deadline_s, is_wanted=is_wanted)
+    return Admission(
+        task=TASK,
+        max_rows=4,
+        limits=limits,
+        max_request_pixels=150,
+        deadline_s=deadline_s,
+        is_wanted=is_wanted,
+    )
 
 
 def request(name: str, datatype: str, shape: list[int], raw: bytes | None = None) -> ModelInferRequest:
@@ -168,6 +175,20 @@ def test_a_broken_image_is_named_by_its_position() -> None:
         "encoded[1]: got a file that can't be decoded (encoded image: got GIF; must be JPEG or PNG);"
         " must be a JPEG or PNG image"
     )
+
+
+def test_images_past_the_limit_together_are_refused_before_any_is_decoded() -> None:
+    whole, broken = png(9, 10), png(9, 7).replace(b"IDAT\x78", b"IDAT\0")
+    accepted = request("encoded", "BYTES", [2], pack_bytes([whole, png(6, 10)]))
+    assert len(read_images(accepted, admission())) == 2
+    assert refusal(request("encoded", "BYTES", [2], pack_bytes([broken, whole]))) == (
+        "encoded: got 2 images of 153 pixels in all; must be at most 150 in one request"
+    )
+
+
+def test_a_broken_image_among_many_is_named_by_its_row() -> None:
+    files = [png(9, 10), b"broken", png()]
+    assert refusal(request("encoded", "BYTES", [3], pack_bytes(files))).startswith("encoded[1]: got a file that can't")
 
 
 def test_an_image_past_the_limits_is_refused_before_it_is_decoded() -> None:
