@@ -130,6 +130,8 @@ def test_serving_runs_where_the_lock_was_installed(repository: Path, tmp_path: P
     install = ["install", "--no-deps", "--no-compile"]
     for arguments in ([*install, "--requirement", str(LOCK)], [*install, str(ROOT)], ["check"]):
         done = subprocess.run([*pip, *arguments], capture_output=True, text=True, check=False)
+        if done.returncode and "after connection broken by" in done.stderr:
+            pytest.skip("needs a package index, and pip can't reach one")
         assert done.returncode == 0, done.stdout + done.stderr
     assert (python.parent / "cascade-serve").exists()
     _check_serving(python, repository, tmp_path / "image.png")
