@@ -44,11 +44,12 @@ def read_parameters(parameters: Mapping[str, InferParameter]) -> tuple[Terms, fl
     """
     values: dict[str, object] = {}
     timeout_s: float | None = None
-    for name, parameter in parameters.items():
+    # Protobuf's items() is several times slower.
+    for name in parameters:
         if name == "timeout":
-            timeout_s = _timeout(name, _scalar(name, parameter))
+            timeout_s = _timeout(name, _scalar(name, parameters[name]))
         elif name in _READERS:
-            values[name] = _READERS[name](name, _scalar(name, parameter))
+            values[name] = _READERS[name](name, _scalar(name, parameters[name]))
         elif not name.startswith(_IGNORED_PREFIX):
             _refuse(name)
     return (Terms(**values) if values else _DEFAULT_TERMS), timeout_s  # type: ignore[arg-type]  # one reader a field
