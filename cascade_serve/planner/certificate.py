@@ -14,6 +14,11 @@ unconditional tests of paired non-inferiority are due to Hsueh, Liu and Chen (Bi
 under, Tango's score bound 0.94, but both are valid in the limit only; Clopper-Pearson bounds on wins and losses apart,
 each with half of the error, 1.58; and a betting bound (a product of 1 + bet x gain, as for an empirical Bernstein
 bound), even with the best bet in hindsight, 1.39. Exactness costs next to nothing, so there is no reason to do without.
+
+**What is exact, and what nearly so.** The tests are exact for rows drawn independently. The halves are stratified, so
+that half B has half A's class shares: a class mix that flatters a policy on A flatters it on B too. That concerns only
+the part of a policy's variance that lies between classes, which is small beside that within them, and makes half B's
+mean vary less than the tests assume, which errs on the safe side.
 """
 # Shapes: N rows of half B, D numbers of discordant rows, Q values of the unknown share.
 

@@ -1,7 +1,8 @@
 """Studies of drawn members: what is chosen, what is promised, what is refused, and how often promises fail."""
 
 import re
-from dataclasses import replace
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -223,15 +224,23 @@ def test_demands_out_of_range_are_refused(changes: dict[str, float], message: st
         Demands(**changes)  # type: ignore[arg-type]
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize(("rows", "repeats"), [(500, 150), (2000, 60)])
-@pytest.mark.parametrize("min_accuracy", [None, 0.86])
-def test_promises_fail_at_most_as_often_as_they_may(rows: int, repeats: int, min_accuracy: float | None) -> None:
-    # Whole plans from repeated draws of calibration rows, judged on the population that these were drawn from.
-    level = 0.8
-    logits, labels_N = draw_logits(np.random.default_rng(99), 20_000, (3.4, 3.6, 3.8))
-    demands = replace(ONE_PAIR, level=level, min_accuracy=min_accuracy, limits=Limits(max_members=2))
-    failures = promised = 0
+@dataclass(frozen=True)
+class Draw:
+    """One plan from drawn calibration rows, judged on the population that they were drawn from."""
+
+    study: Study
+    regrets: list[float]
+    accuracies: list[float]
+
+    def is_broken(self, accepted: int, bound: float) -> bool:
+        """Whether any promise along the path so far is false."""
+        if self.study.demands.promise is Promise.MAX_REGRET:
+            return any(regret > bound for regret in self.regrets[:accepted])
+        return any(accuracy < bound for accuracy in self.accuracies[:accepted])
+
+
+def simulate(strengths: tuple[float, ...], rows: int, repeats: int, demands: Demands) -> Iterator[Draw]:
+    logits, labels_N = draw_logits(np.random.default_rng(99), 8_000, strengths)
     for repeat in range(repeats):
         drawn = np.random.default_rng(repeat).integers(0, len(labels_N), rows)
         sample = ZooRows(
@@ -240,17 +249,35 @@ def test_promises_fail_at_most_as_often_as_they_may(rows: int, repeats: int, min
             sample_ids_N=np.arange(rows),
             num_repeated=0,
         )
-        try:
-            study = make_study(sample, NAMES, FLOPS, replace(demands, seed=repeat))
-        except UnreachableError:
-            continue
-        if study.accepted.main == 0:
-            continue
-        promised += 1
-        everyone = replace(study.committee, logits=logits, labels_N=labels_N)
-        last = study.chosen.path[study.accepted.main - 1].gates
-        reference = evaluate_policy(everyone, study.chosen.rules, (Gate(member=study.reference),)).accuracy
-        bound = reference - demands.max_regret if min_accuracy is None else min_accuracy
-        failures += evaluate_policy(everyone, study.chosen.rules, last).accuracy < bound
-    assert promised > repeats / 3
-    assert failures <= stats.binom(repeats, 1 - level).ppf(0.999)
+        study = make_study(sample, NAMES, FLOPS, replace(demands, seed=repeat))
+        everyone, rules = replace(study.committee, logits=logits, labels_N=labels_N), study.chosen.rules
+        walked = study.chosen.path[: max(study.accepted.fast, study.chosen.accepted)]
+        accuracies = [evaluate_policy(everyone, rules, point.gates).accuracy for point in walked]
+        reference = evaluate_policy(everyone, rules, (Gate(member=study.reference),)).accuracy
+        yield Draw(study, [reference - accuracy for accuracy in accuracies], accuracies)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("rows", "repeats"), [(500, 100), (2000, 40)])
+@pytest.mark.parametrize("min_accuracy", [None, 0.905])
+def test_promises_fail_at_most_as_often_as_they_may(rows: int, repeats: int, min_accuracy: float | None) -> None:
+    level = 0.8
+    demands = replace(ONE_PAIR, level=level, min_accuracy=min_accuracy, limits=Limits(max_members=2))
+    draws = list(simulate((3.4, 3.6, 3.8), rows, repeats, demands))
+    may_fail = stats.binom(repeats, 1 - level).ppf(0.999)
+    assert sum(draw.study.accepted.main > 0 for draw in draws) > repeats / 6
+    assert sum(draw.is_broken(draw.study.accepted.main, demands.bound) for draw in draws) <= may_fail
+    assert sum(draw.is_broken(draw.study.accepted.fast, demands.fast_bound) for draw in draws) <= may_fail
+
+
+@pytest.mark.slow
+def test_promises_hold_where_half_a_misleads() -> None:
+    # Members that are all alike: the best policy on few rows is best by luck, and only half B can tell.
+    level, repeats = 0.8, 80
+    demands = replace(ONE_PAIR, combine=Combine.LAST, level=level, min_accuracy=0.56, limits=Limits(max_members=3))
+    may_fail = stats.binom(repeats, 1 - level).ppf(0.999)
+    broken = broken_on_A = 0
+    for draw in simulate((1.0, 1.0, 1.0), 200, repeats, demands):
+        broken += draw.is_broken(draw.study.accepted.main, demands.bound)
+        broken_on_A += draw.is_broken(draw.study.chosen.accepted, demands.bound)
+    assert broken <= may_fail < broken_on_A
