@@ -50,6 +50,12 @@ def serve(  # noqa: PLR0917 - typer reads the options from the parameters
     metrics_port: Annotated[
         int, typer.Option(metavar="N", help="HTTP port of /metrics; 0 takes a free one.")
     ] = _DEFAULTS.metrics_port,
+    reuse_port: Annotated[
+        bool,
+        typer.Option(
+            "--reuse-port", help="Share the gRPC port with other processes; connections are spread over them."
+        ),
+    ] = _SERVER.reuse_port,
     log_level: Annotated[
         _LogLevel,
         typer.Option(
@@ -117,6 +123,15 @@ def serve(  # noqa: PLR0917 - typer reads the options from the parameters
         int,
         typer.Option(metavar="PIXELS", help="All encoded images of one request.", rich_help_panel=_LIMITS_PANEL),
     ] = _SERVER.max_request_pixels,
+    max_connection_age_s: Annotated[
+        float | None,
+        typer.Option(
+            metavar="SECONDS",
+            help="Then clients connect anew, so that load balancers can spread them over new replicas.",
+            show_default="never",
+            rich_help_panel=_LIMITS_PANEL,
+        ),
+    ] = _SERVER.max_connection_age_s,
     watch_interval_s: Annotated[
         float,
         typer.Option(
@@ -172,6 +187,8 @@ def serve(  # noqa: PLR0917 - typer reads the options from the parameters
                 decode_limits=replace(_SERVER.decode_limits, max_pixels=max_image_pixels),
                 max_request_pixels=max_request_pixels,
                 allow_repository_control=allow_repository_control,
+                max_connection_age_s=max_connection_age_s,
+                reuse_port=reuse_port,
                 tls=_tls(tls_certificate, tls_key, tls_client_authority),
             ),
             opening=OpeningConfig(
@@ -214,10 +231,10 @@ def run(config: ServeConfig) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, on_stop)
     process = ServingProcess(config)
+    signal.signal(signal.SIGHUP, lambda *_: threading.Thread(target=process.repository.refresh).start())
     try:
         process.start()
         is_loading = False
-        signal.signal(signal.SIGHUP, lambda *_: threading.Thread(target=process.repository.refresh).start())
         # Printed, not logged: scripts read the ports from here.
         print(  # noqa: T201
             f"serving gRPC on {config.server.host}:{process.server.port},"

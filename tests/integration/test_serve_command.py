@@ -70,6 +70,7 @@ def test_a_signal_ends_the_loading(start: Start, tmp_path: Path) -> None:
     process = start(tmp_path / "repository", "--port", 0, "--metrics-port", 0, "--workers", 8, "--max-batch-size", 256)
     assert process.stderr is not None
     assert "cascade 'c0' version 1 is served" in process.stderr.readline()
+    process.send_signal(signal.SIGHUP)
     process.send_signal(signal.SIGTERM)
     output, errors = process.communicate(timeout=30)
     assert process.returncode == 0, errors
@@ -145,6 +146,13 @@ def test_a_port_that_is_taken_is_named(start: Start, repository: Path) -> None:
             assert process.returncode == 2
             assert f"127.0.0.1:{port}" in errors
             assert "Traceback" not in errors
+
+
+def test_two_processes_share_a_port(start: Start, repository: Path) -> None:
+    address = address_of(start(repository, "--port", 0, "--metrics-port", 0, "--reuse-port"))
+    port = address.rpartition(":")[2]
+    other = start(repository, "--port", port, "--metrics-port", 0, "--reuse-port", "--max-connection-age-s", 60)
+    assert address_of(other) == address
 
 
 def test_the_device_that_this_machine_lacks_is_named(start: Start, repository: Path) -> None:
