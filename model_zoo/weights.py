@@ -2,6 +2,7 @@
 
 import json
 import pickle
+import struct
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,11 @@ from model_zoo.store import CONFIG_FILE, WEIGHTS_FILE
 _WRAPPERS = ("state_dict", "model_state_dict", "model")
 _PARALLEL_PREFIX = "module."
 _COUNTER = "num_batches_tracked"
+# What the libraries raise on damaged files; torch's unpickler lets through whatever its opcodes run into.
+_BROKEN = (
+    SafetensorError, pickle.UnpicklingError, struct.error, AssertionError, AttributeError, EOFError, LookupError,
+    RuntimeError, TypeError, ValueError,
+)  # fmt: skip
 
 
 def load_weights(module: nn.Module, path: Path) -> None:
@@ -56,8 +62,8 @@ def _read_weights(path: Path) -> Any:
                 raise ExportError(f"{path}: weights: got suffix {suffix!r}; must be .safetensors, .pt or .pth")
     except OSError as error:
         raise ExportError(f"{path}: {error.strerror or error}") from error
-    except (SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError) as error:
-        raise ExportError(f"{path}: {error}") from error
+    except _BROKEN as error:
+        raise ExportError(f"{path}: no weights, or broken: {error}") from error
 
 
 def _unwrap(content: Any) -> dict[str, Tensor]:
@@ -65,7 +71,9 @@ def _unwrap(content: Any) -> dict[str, Tensor]:
     for key in _WRAPPERS:
         if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
             content = content[key]
-    if not isinstance(content, Mapping) or not all(isinstance(value, Tensor) for value in content.values()):
+    if not isinstance(content, Mapping) or not all(
+        isinstance(name, str) and isinstance(value, Tensor) for name, value in content.items()
+    ):
         raise ExportError(f"weights: got {type(content).__name__}; must be a mapping of names to tensors")
     if content and all(name.startswith(_PARALLEL_PREFIX) for name in content):
         return {name.removeprefix(_PARALLEL_PREFIX): tensor for name, tensor in content.items()}

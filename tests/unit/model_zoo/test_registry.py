@@ -154,7 +154,9 @@ def test_weights_of_other_names_or_shapes_are_refused(tmp_path: Path) -> None:
     [
         ("absent.safetensors", None, "No such file"),
         ("broken.safetensors", b"nonsense", "broken.safetensors: "),
-        ("broken.pt", b"nonsense", "broken.pt: "),
+        ("broken.pt", b"nonsense", "broken.pt: no weights, or broken"),
+        ("cut.pt", b"\x80\x02M", "cut.pt: no weights, or broken"),
+        ("odd.pt", b"\x80\x02X\x01\0\0\0\x88.", "odd.pt: no weights, or broken"),
         ("weights.bin", b"", "got suffix '.bin'; must be .safetensors, .pt or .pth"),
     ],
 )
@@ -163,3 +165,10 @@ def test_unreadable_weights_are_refused(tmp_path: Path, file: str, content: byte
         (tmp_path / file).write_bytes(content)
     with pytest.raises(ExportError, match=message):
         load_weights(build_model("digits_cnn_s", classes=10).module, tmp_path / file)
+
+
+def test_files_of_something_else_than_named_tensors_are_refused(tmp_path: Path) -> None:
+    for content in ({1: torch.zeros(1)}, {"a": 1}, [torch.zeros(1)]):
+        torch.save(content, tmp_path / "w.pt")
+        with pytest.raises(ExportError, match="must be a mapping of names to tensors"):
+            load_weights(build_model("digits_cnn_s", classes=10).module, tmp_path / "w.pt")
