@@ -10,10 +10,8 @@ from timm.layers.config import set_fused_attn
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from model_zoo.card import TaskCard
-from model_zoo.export import ServedModule, export_graph
+from model_zoo.architectures.cifar_resnet import CifarResNet
 from model_zoo.flops import count_model
-from model_zoo.registry import InputPreset
 
 EFFICIENTNET = "Tan and Le, EfficientNet (arXiv 1905.11946), table 2"
 MOBILENET = "Sandler et al., MobileNetV2 (arXiv 1801.04381), table 4"
@@ -80,11 +78,13 @@ def test_skeleton_agrees_with_torchs_counter_exactly(name: str) -> None:
     assert count_model(skeleton_graph(model, (3, 224, 224))).flops == counter.get_total_flops()
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("name", ["efficientnet_b0", "mobilenetv2_100", "resnet18", "vit_tiny_patch16_224"])
-def test_the_exported_graph_counts_like_the_skeleton_exactly(name: str) -> None:
-    size = 224
-    task = TaskCard(height=size, width=size, channels=3, classes=tuple(map(str, range(1000))))
-    preset = InputPreset(height=size, width=size, channels=3, mean=(0.5,) * 3, std=(0.5,) * 3)
-    exported = export_graph(ServedModule(timm.create_model(name).eval(), preset, task).eval(), task)
-    assert count_model(exported).macs == count_model(skeleton_graph(meta_model(name), (3, size, size))).macs
+def test_resnet20_costs_what_follows_from_its_layers() -> None:
+    first, last = 32 * 32 * 16 * 27, 640
+    # Three blocks of two 3x3 convolutions a group; the first of a group halves the size and doubles the filters.
+    group1 = 6 * 32 * 32 * 16 * 144
+    group2 = 16 * 16 * 32 * (144 + 5 * 288)
+    group3 = 8 * 8 * 64 * (288 + 5 * 576)
+    with torch.device("meta"):
+        module = CifarResNet(depth=20, classes=10).eval()
+    cost = count_model(skeleton_graph(module, (3, 32, 32)))
+    assert cost.macs == first + group1 + group2 + group3 + last == 40_551_040
