@@ -265,6 +265,21 @@ def test_a_lost_folder_changes_nothing(
     ]
 
 
+def test_a_cascade_whose_folder_can_not_be_read_is_served_on(
+    repository: BundleRepository, publish: Publish, root: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    for cascade in ("a", "b"):
+        publish(cascade, 1)
+    repository.load_all()
+    shutil.rmtree(root / "a")
+    # Not even root can read a link to itself.
+    (root / "a").symlink_to(root / "a")
+    publish("b", 2)
+    repository.refresh()
+    assert f"{root / 'a'}: Too many levels of symbolic links" in caplog.text
+    assert states(repository) == {"a/1": "READY", "b/1": "UNAVAILABLE", "b/2": "READY"}
+
+
 def test_a_version_replaced_in_place_is_served_on_and_told_once(
     repository: BundleRepository, publish: Publish, root: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
