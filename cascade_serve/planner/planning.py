@@ -2,7 +2,7 @@
 # Shapes: N rows.
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import groupby
 
@@ -14,12 +14,10 @@ from cascade_serve.planner.calibration import fit_temperature, split_halves
 from cascade_serve.planner.certificate import count_accepted
 from cascade_serve.planner.committee import ALL_RULES, Committee, Gate, Gates, Outcome, Rules, evaluate_policy
 from cascade_serve.planner.demands import Demands
-from cascade_serve.planner.running import largest_subset, running_predictions
+from cascade_serve.planner.running import Advance, largest_subset, running_predictions
 from cascade_serve.planner.search import Candidate, Limits, Search
 from cascade_serve.planner.walk import Accepted, make_test, thin, walk
 from cascade_serve.planner.zoo_rows import ZooRows
-
-Advance = Callable[[], None]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

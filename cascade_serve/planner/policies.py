@@ -25,13 +25,13 @@ from cascade_serve.errors import UnreachableError
 from cascade_serve.planner.committee import Gate, Gates, Outcome, Rules, evaluate_policy
 from cascade_serve.planner.planning import Study, describe_gates, make_committee
 from cascade_serve.planner.walk import make_test
+from cascade_serve.planner.words import FRONT_PREFIX
 from cascade_serve.planner.zoo_rows import CALIBRATION_ENGINE, ZooRows, plan_member
 from model_zoo.store import ZooMember
 
 FAST_POLICY = "fast"
 ACCURATE_POLICY = "accurate"
 REFERENCE_POLICY = "reference"
-FRONT_PREFIX = "front-"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
