@@ -76,7 +76,7 @@ def prepare_folder(out: Path) -> None:
 
 
 def train_and_add(parts: Mapping[str, LabelledImages], out: Path) -> None:
-    """Train the committee's members and add them to a zoo, the first of them while the others are being trained."""
+    """Train the committee's members, and add each to a zoo while the next is being trained."""
     train_rows, calibration = parts["train"], parts["calibration"]
     console.rule("1. Train three members on scikit-learn's handwritten digits", align="left")
     console.print(
@@ -85,13 +85,11 @@ def train_and_add(parts: Mapping[str, LabelledImages], out: Path) -> None:
     )
     # Networks this small lose more time in handing work over than a second thread wins.
     torch.set_num_threads(1)
-    first, *others = digits_members()
     with ExitStack() as stack:
-        adding = [stack.enter_context(RunningCommand(*_adding(train_one(first, parts, out), out)))]
-        trained = [train_one(config, parts, out) for config in others]
-        # The first member makes the task that the others must fit.
-        adding[0].wait()
-        adding += [stack.enter_context(RunningCommand(*_adding(member, out))) for member in trained]
+        adding = []
+        for config in digits_members():
+            member = train_one(config, parts, out)
+            adding.append(stack.enter_context(RunningCommand(*_adding(member, out))))
         console.rule("2. Add them to a zoo: ONNX graph, card, calibration logits", align="left")
         for running in adding:
             running.finish()

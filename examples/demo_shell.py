@@ -47,10 +47,6 @@ class RunningCommand:
             command_line(*arguments), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=_terminal()
         )
 
-    def wait(self) -> None:
-        """Wait for its end, and show nothing yet; what it prints is little enough to stay in the pipe."""
-        self._process.wait()
-
     def finish(self) -> None:
         """Wait for its end and show it.
 
