@@ -163,7 +163,8 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, default=Path("demo_out"), help="folder for everything (default: demo_out)")
     arguments = parser.parse_args()
-    # A plain SIGTERM would leave the server behind.
+    # A plain SIGTERM would leave the server behind; a shell's background job ignores SIGINT unless told otherwise.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     try:
         run_demo(arguments.out)
