@@ -25,7 +25,9 @@ from cascade_serve import Client
 from cascade_serve.core.cost import format_flops
 from cascade_serve.errors import CascadeError
 from cascade_serve.rpc.info import ModelInfo
-from training.data import LabelledImages, load_digits, split, write_image_folder
+from training.data.digits import load_digits
+from training.data.images import LabelledImages, write_image_folder
+from training.data.splits import split
 from training.errors import TrainingError
 from training.evaluation import evaluate
 from training.members import MemberConfig, TrainedMember, train_member

@@ -16,7 +16,7 @@ from cascade_serve.core.cost import format_flops, parse_flops
 from cascade_serve.core.interval import wilson_interval
 from cascade_serve.core.plan import Policy
 from cascade_serve.rpc.info import ModelInfo
-from training.data import LabelledImages
+from training.data.images import LabelledImages
 
 TASK = "digits"
 LARGEST = "digits-large"

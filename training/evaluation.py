@@ -9,7 +9,7 @@ from torch import nn
 
 from cascade_serve.core.arrays import FloatArray
 from cascade_serve.core.interval import wilson_interval
-from training.data import LabelledImages
+from training.data.images import LabelledImages
 from training.inputs import Normalisation, normalise, to_device
 
 

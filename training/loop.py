@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from training.augment import shift_randomly
-from training.data import LabelledImages
+from training.augment.shift import shift_randomly
+from training.data.images import LabelledImages
 from training.errors import DataError, DivergedError
 from training.inputs import Normalisation, normalise, to_device
 from training.optim import OptimConfig, make_optimizer

@@ -6,7 +6,7 @@ from pathlib import Path
 from torch import nn
 
 from model_zoo.registry import build_model
-from training.data import LabelledImages
+from training.data.images import LabelledImages
 from training.errors import DataError
 from training.inputs import Normalisation
 from training.loop import EpochReport, LoopConfig, Progress, train

@@ -1,6 +1,6 @@
 """Members for scikit-learn's handwritten digits, small enough to be trained while one waits."""
 
-from training.data import SplitConfig
+from training.data.splits import SplitConfig
 from training.loop import LoopConfig
 from training.members import MemberConfig
 from training.optim import OptimConfig

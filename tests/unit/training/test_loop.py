@@ -9,7 +9,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from training.data import LabelledImages, load_digits
+from training.data.digits import load_digits
+from training.data.images import LabelledImages
 from training.errors import DataError, DivergedError
 from training.evaluation import evaluate, predict
 from training.inputs import Normalisation, normalise

@@ -11,7 +11,8 @@ from safetensors.torch import load_file
 
 from model_zoo.errors import UnknownArchitectureError
 from model_zoo.registry import build_model
-from training.data import load_digits, split
+from training.data.digits import load_digits
+from training.data.splits import split
 from training.errors import DataError, DivergedError
 from training.evaluation import evaluate, predict
 from training.members import MemberConfig, TrainedMember, train_member

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from training.augment import shift_randomly
+from training.augment.shift import shift_randomly
 
 
 def _generator(seed: int = 0) -> torch.Generator:

@@ -9,7 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from training.data import LabelledImages, SplitConfig, load_digits, split, write_image_folder
+from training.data.digits import load_digits
+from training.data.images import LabelledImages, write_image_folder
+from training.data.splits import SplitConfig, split
 from training.errors import DataError
 
 

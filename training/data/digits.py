@@ -1,0 +1,29 @@
+"""Scikit-learn's handwritten digits, the data set that needs no download."""
+
+import numpy as np
+
+from training.data.images import LabelledImages
+
+_DIGITS_WHITE = 16
+"""Value of a wholly inked pixel in scikit-learn's digits."""
+
+
+def load_digits() -> LabelledImages:
+    """Load scikit-learn's handwritten digits: 1,797 grey images of 8x8 pixels that lie inside the package.
+
+    Source: E. Alpaydin and C. Kaynak, "Optical Recognition of Handwritten Digits" (UCI, 1998), its test part. Pixels
+    count ink from 0 to 16 and are stretched to 0..255.
+
+    Returns:
+        uint8 [1797, 8, 8, 1] and labels 0..9.
+    """
+    from sklearn import datasets
+
+    images_BHW, labels_B = datasets.load_digits(return_X_y=True)
+    stretched_BHW = np.rint(images_BHW.reshape(-1, 8, 8) * (255 / _DIGITS_WHITE)).astype(np.uint8)
+    return LabelledImages(
+        images_BHWC=stretched_BHW[..., None],
+        labels_B=labels_B.astype(np.int64),
+        ids_B=np.arange(len(labels_B), dtype=np.int64),
+        classes=tuple(str(digit) for digit in range(10)),
+    )

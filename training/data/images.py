@@ -1,0 +1,83 @@
+"""Labelled images in memory, and written as a folder."""
+# Shapes: B rows, HWC image.
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from cascade_serve.core.arrays import ImageArray, IntArray
+from training.errors import DataError
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class LabelledImages:
+    """A data set, or a part of one.
+
+    Attributes:
+        images_BHWC: uint8 [B, H, W, C].
+        labels_B: int64 [B], indices of ``classes``.
+        ids_B: int64 [B], each row's number in the whole data set.
+        classes: class names.
+    """
+
+    images_BHWC: ImageArray
+    labels_B: IntArray
+    ids_B: IntArray
+    classes: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        lengths = (len(self.images_BHWC), len(self.labels_B), len(self.ids_B))
+        if len(set(lengths)) != 1:
+            raise DataError(f"images, labels, ids: got {lengths} rows; must be equally many")
+        if self.images_BHWC.ndim != 4 or self.images_BHWC.dtype != np.uint8:
+            raise DataError(
+                f"images: got {self.images_BHWC.dtype} {list(self.images_BHWC.shape)}; must be uint8 [B, H, W, C]"
+            )
+        if len(self) and not 0 <= self.labels_B.min() <= self.labels_B.max() < len(self.classes):
+            raise DataError(
+                f"labels: got {self.labels_B.min()}..{self.labels_B.max()}; must lie in 0..{len(self.classes) - 1}"
+            )
+
+    def __len__(self) -> int:
+        return len(self.labels_B)
+
+    def take(self, rows: IntArray) -> "LabelledImages":
+        """Give some rows, in the order asked for."""
+        return LabelledImages(
+            images_BHWC=self.images_BHWC[rows],
+            labels_B=self.labels_B[rows],
+            ids_B=self.ids_B[rows],
+            classes=self.classes,
+        )
+
+    @property
+    def sha256(self) -> str:
+        """Fingerprint (hex) of class names, image shape, pixels, labels and ids, in order."""
+        digest = hashlib.sha256("\0".join(self.classes).encode())
+        for array in (np.array(self.images_BHWC.shape, dtype="<i8"), self.images_BHWC):
+            digest.update(np.ascontiguousarray(array).tobytes())
+        for array in (self.labels_B, self.ids_B):
+            digest.update(array.astype("<i8").tobytes())
+        return digest.hexdigest()
+
+
+def write_image_folder(data: LabelledImages, folder: Path) -> None:
+    """Write images as ``<class>/<id>.png``, without loss.
+
+    Args:
+        data: grey or RGB images.
+        folder: made where it is absent; files of the same names are overwritten.
+
+    Raises:
+        DataError: the folder can't be written.
+    """
+    try:
+        for image_HWC, label, row in zip(data.images_BHWC, data.labels_B, data.ids_B, strict=True):
+            path = folder / data.classes[label] / f"{row:06d}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(image_HWC[..., 0] if image_HWC.shape[2] == 1 else image_HWC).save(path)
+    except OSError as error:
+        raise DataError(f"{error.filename or folder}: {error.strerror}") from error

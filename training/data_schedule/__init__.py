@@ -1,0 +1,1 @@
+"""Which images, of those selected, an epoch trains on."""

@@ -1,0 +1,1 @@
+"""Population based search for augmentation schedules (PBA)."""

@@ -1,0 +1,1 @@
+"""Selection via proxy (SVP): which training images are worth their cost."""
