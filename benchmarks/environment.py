@@ -11,10 +11,11 @@ _PACKAGES = ("onnxruntime", "grpcio", "numpy")
 def describe() -> str:
     """Give processor, cores, Python and the versions that matter to speed."""
     versions = ", ".join(f"{package} {version(package)}" for package in _PACKAGES)
-    return f"{_processor()}, {os.cpu_count()} cores; Python {platform.python_version()}, {versions}"
+    return f"{processor()}, {os.cpu_count()} cores; Python {platform.python_version()}, {versions}"
 
 
-def _processor() -> str:
+def processor() -> str:
+    """Name the processor, as the system does."""
     facts = Path("/proc/cpuinfo")
     if facts.exists():
         for line in facts.read_text().splitlines():
