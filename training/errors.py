@@ -3,6 +3,7 @@
 TrainingError
 ├── DataError         a data set or a split of it can't be made as asked
 ├── DivergedError     the loss is no longer finite; names the step
+├── PolicySearchError a policy search can't be run, resumed or read
 └── WeightsError      weights can't be written
 """
 
@@ -30,6 +31,10 @@ class DivergedError(TrainingError):
             f"step {step} (epoch {epoch}): loss: got {loss}; must be finite; try a peak_lr below {peak_lr:g}"
         )
         self.step = step
+
+
+class PolicySearchError(TrainingError):
+    """A policy search can't be run, resumed or read."""
 
 
 class WeightsError(TrainingError):
