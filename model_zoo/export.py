@@ -13,6 +13,7 @@ from onnx import ModelProto
 from torch import Tensor, nn
 from torch.nn import functional
 
+from model_zoo.architectures.catalogue import InputPreset
 from model_zoo.card import AgreementCard, InputCard, TaskCard
 from model_zoo.errors import ExportError
 from model_zoo.flops import GraphCost, count_model
@@ -29,7 +30,7 @@ from model_zoo.graph import (
     random_images,
     strip_metadata,
 )
-from model_zoo.registry import BuiltModel, InputPreset
+from model_zoo.registry import BuiltModel
 
 
 class ServedModule(nn.Module):

@@ -9,39 +9,12 @@ import torch
 from pydantic import JsonValue
 from torch import nn
 
-from model_zoo.architectures.cifar_resnet import CifarResNet
-from model_zoo.architectures.digits_cnn import SIZES, DigitsCnn
-from model_zoo.architectures.resnet9 import ResNet9
-from model_zoo.architectures.wide_resnet import WideResNet
+from model_zoo.architectures.catalogue import CATALOGUE, InputPreset
 from model_zoo.errors import ExportError, UnknownArchitectureError
 
 TIMM = "timm/"
 TORCHVISION = "torchvision/"
 _TIMM_SOURCES = ("hf-hub:", "local-dir:")
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class InputPreset:
-    """What a network wants to see.
-
-    Attributes:
-        height, width: pixels.
-        channels: 1 (grey) or 3 (RGB).
-        mean, std: per channel, on the scale where white is 1.
-    """
-
-    height: int
-    width: int
-    channels: int
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
-
-    def with_channels(self, channels: int) -> "InputPreset":
-        """Give the preset for another number of channels: their average, repeated."""
-        if channels == self.channels:
-            return self
-        mean, std = (sum(values) / len(values) for values in (self.mean, self.std))
-        return replace(self, channels=channels, mean=(mean,) * channels, std=(std,) * channels)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -73,56 +46,20 @@ class _Order:
     arguments: dict[str, JsonValue]
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class _Entry:
-    build: Callable[..., nn.Module]
-    arguments: Mapping[str, JsonValue]
-    preset: InputPreset
-    has_fixed_size: bool = False
-
-
-_IMAGENET = InputPreset(height=32, width=32, channels=3, mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
-_CIFAR = InputPreset(height=32, width=32, channels=3, mean=(0.4914, 0.4822, 0.4465), std=(0.2471, 0.2435, 0.2616))
-# Mean and standard deviation of scikit-learn's handwritten digits, all 1,797.
-_DIGITS = InputPreset(height=8, width=8, channels=1, mean=(0.3053,), std=(0.3760,))
-_WIDE_RESNETS = {"wrn16_4": (16, 4), "wrn28_2": (28, 2), "wrn28_10": (28, 10), "wrn40_2": (40, 2)}
-
-_OWN: dict[str, _Entry] = {
-    **{
-        f"resnet{depth}": _Entry(build=CifarResNet, arguments={"depth": depth}, preset=_IMAGENET)
-        for depth in (20, 32, 44, 56, 110)
-    },
-    "resnet9": _Entry(build=ResNet9, arguments={}, preset=_CIFAR),
-    **{
-        name: _Entry(build=WideResNet, arguments={"depth": depth, "width": width}, preset=_CIFAR)
-        for name, (depth, width) in _WIDE_RESNETS.items()
-    },
-    **{
-        f"digits_cnn_{size}": _Entry(
-            build=DigitsCnn,
-            arguments={"layers": [list(layer) for layer in layers]},
-            preset=_DIGITS,
-            has_fixed_size=True,
-        )
-        for size, layers in SIZES.items()
-    },
-}
-
-
 def input_preset(name: str) -> InputPreset:
     """Give the input that one of the zoo's own architectures is made for.
 
     Raises:
         UnknownArchitectureError: it is none of them.
     """
-    if name not in _OWN:
-        raise UnknownArchitectureError(f"architecture: got {name!r}; must be one of {', '.join(_OWN)}")
-    return _OWN[name].preset
+    if name not in CATALOGUE:
+        raise UnknownArchitectureError(f"architecture: got {name!r}; must be one of {', '.join(CATALOGUE)}")
+    return CATALOGUE[name].preset
 
 
 def architecture_names() -> tuple[str, ...]:
     """Name the zoo's own architectures."""
-    return tuple(_OWN)
+    return tuple(CATALOGUE)
 
 
 def build_model(
@@ -174,14 +111,14 @@ _Builder = Callable[[_Order], BuiltModel]
 
 
 def _builder(name: str) -> _Builder:
-    if name in _OWN:
+    if name in CATALOGUE:
         return _build_own
     if name.startswith(TIMM) and _is_timm(name.removeprefix(TIMM)):
         return _build_timm
     if name.startswith(TORCHVISION) and name.removeprefix(TORCHVISION) in _torchvision_names():
         return _build_torchvision
     close = difflib.get_close_matches(name, _candidates(name), n=5)
-    hint = f"close: {', '.join(close)}" if close else f"known: {', '.join(_OWN)}, timm/NAME, torchvision/NAME"
+    hint = f"close: {', '.join(close)}" if close else f"known: {', '.join(CATALOGUE)}, timm/NAME, torchvision/NAME"
     raise UnknownArchitectureError(f"architecture: got {name!r}, which is unknown; {hint}")
 
 
@@ -191,11 +128,11 @@ def _candidates(name: str) -> list[str]:
     timm_names = [TIMM + known for known in timm.list_models()]
     torchvision_names = [TORCHVISION + known for known in _torchvision_names()]
     bare = [prefix + name for prefix in (TIMM, TORCHVISION) if prefix + name in (*timm_names, *torchvision_names)]
-    return bare or [*_OWN, *timm_names, *torchvision_names]
+    return bare or [*CATALOGUE, *timm_names, *torchvision_names]
 
 
 def _build_own(order: _Order) -> BuiltModel:
-    entry = _OWN[order.name]
+    entry = CATALOGUE[order.name]
     if order.pretrained:
         raise ValueError("no pretrained weights are published for it; give a file with --weights")
     preset = entry.preset.with_channels(order.channels)

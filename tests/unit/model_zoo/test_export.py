@@ -9,11 +9,12 @@ import torch
 from torch import Tensor, nn
 from unsettled_norms import unsettle
 
+from model_zoo.architectures.catalogue import InputPreset
 from model_zoo.card import METADATA_KEY, Card, CostCard, ProvenanceCard, TaskCard
 from model_zoo.errors import ExportError
 from model_zoo.export import export_model
 from model_zoo.graph import GraphSession, random_images, write_graph
-from model_zoo.registry import BuiltModel, InputPreset, build_model
+from model_zoo.registry import BuiltModel, build_model
 
 
 def task(size: int, channels: int = 3, classes: int = 5) -> TaskCard:
