@@ -29,7 +29,9 @@ class ExploreDraws:
     moves_E2: IntArray
 
 
-def explore(policy: Policy, generator: np.random.Generator, resample_probability: float = RESAMPLE_PROBABILITY) -> Policy:
+def explore(
+    policy: Policy, generator: np.random.Generator, resample_probability: float = RESAMPLE_PROBABILITY
+) -> Policy:
     """Change a policy at random (Ho et al., ICML 2019, algorithm 2).
 
     Each of its numbers, with probability ``resample_probability``, is drawn anew, uniformly; else a step of 0, 1, 2 or

@@ -83,4 +83,6 @@ def policy_to_json(policy: Policy) -> list[list[Any]]:
 
 def policy_from_json(value: list[list[Any]]) -> Policy:
     """Read what :func:`policy_to_json` gave."""
-    return tuple(PolicyEntry(op=op, probability=probability, magnitude=magnitude) for op, probability, magnitude in value)
+    return tuple(
+        PolicyEntry(op=op, probability=probability, magnitude=magnitude) for op, probability, magnitude in value
+    )
