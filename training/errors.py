@@ -3,7 +3,10 @@
 TrainingError
 ├── DataError         a data set or a split of it can't be made as asked
 ├── DivergedError     the loss is no longer finite; names the step
+├── RunDirError       a run folder is in use, damaged or used against its rules
+├── SettingsError     a setting is unknown or not what its field takes
 ├── PolicySearchError a policy search can't be run, resumed or read
+├── SelectionError    a subset can't be chosen, read, or used on these data
 └── WeightsError      weights can't be written
 """
 
@@ -35,6 +38,18 @@ class DivergedError(TrainingError):
 
 class PolicySearchError(TrainingError):
     """A policy search can't be run, resumed or read."""
+
+
+class SelectionError(TrainingError):
+    """A subset can't be chosen as asked, read back, or used on these data."""
+
+
+class RunDirError(TrainingError):
+    """A run folder is in use, damaged or used against its rules; the message names the file or stage."""
+
+
+class SettingsError(TrainingError):
+    """A setting is unknown or not what its field takes; the message names key, value and what is expected."""
 
 
 class WeightsError(TrainingError):
