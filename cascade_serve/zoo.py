@@ -18,7 +18,7 @@ from cascade_serve.core.combine import Combine, is_usable, member_score
 from cascade_serve.core.interval import wilson_interval
 from cascade_serve.errors import ConfigError, MissingExtraError
 from model_zoo import image_folder, store
-from model_zoo.card import AccuracyCard, CalibrationCard, Card, CostCard, ProvenanceCard, TaskCard
+from model_zoo.card import AccuracyCard, CalibrationCard, Card, CostCard, ProvenanceCard, TaskCard, TrainingCard
 from model_zoo.errors import CardError, ExportError
 
 if TYPE_CHECKING:
@@ -75,6 +75,25 @@ class OnnxModel:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Descent:
+    """How a member's weights came about, for its card; told by whoever trained them.
+
+    Attributes:
+        training: what it took; None where nobody knows.
+        train_sha256: fingerprint of the images that it was trained on.
+        selection, policy_schedule, data_schedule: how these were chosen (by which proxy), augmented and scheduled.
+        seeds: of the training.
+    """
+
+    training: TrainingCard | None = None
+    train_sha256: str | None = None
+    selection: JsonValue = None
+    policy_schedule: JsonValue = None
+    data_schedule: JsonValue = None
+    seeds: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Addition:
     """What ``zoo add`` is asked for.
 
@@ -83,6 +102,7 @@ class Addition:
         task_path: ``zoo/<task>``.
         data: folder of calibration images, ``<class>/<file>``.
         model: what becomes the member.
+        descent: how its weights came about.
         image_size: height and width of the network's input, pixels; None is the model's own.
         task_size: height and width of the task's images, pixels; None is the images' common size, else the model's.
             Only the first member of a task chooses.
@@ -94,6 +114,7 @@ class Addition:
     task_path: Path
     data: Path
     model: TorchModel | OnnxModel
+    descent: Descent = Descent()
     image_size: int | None = None
     task_size: int | None = None
     batch_size: int = 32
@@ -160,7 +181,7 @@ def add_member(addition: Addition, begin: Begin) -> Added:
     begin("exporting and checking the graph", None)
     exported = source.export(task)
     rows = _calibrate(exported, folder, task, addition.batch_size, begin)
-    card = _card(addition.name, task, source, exported, rows)
+    card = _card(addition, task, source, exported, rows)
     member = _write(addition, card, source, exported, rows)
     return Added(member=member, warnings=_warnings(addition, source, card, rows))
 
@@ -292,25 +313,31 @@ def _calibrate(
     return _Rows(data=data, sha256=image_folder.fingerprint(folder, digests))
 
 
-def _card(name: str, task: TaskCard, source: _Source, exported: "ExportedModel", rows: _Rows) -> Card:
+def _card(addition: Addition, task: TaskCard, source: _Source, exported: "ExportedModel", rows: _Rows) -> Card:
     from model_zoo.flops import TOOL
 
-    cost = exported.cost
+    cost, descent = exported.cost, addition.descent
+    seeds = descent.seeds or source.seeds
     return Card(
-        name=name,
+        name=addition.name,
         architecture=source.architecture,
         arguments=source.arguments,
         task=task,
         input=exported.input,
         precision=exported.precision,
         cost=CostCard(flops=cost.flops, macs=cost.macs, params=cost.params, tool=TOOL),
-        accuracy=_accuracy(rows.data, source.seeds),
+        training=descent.training,
+        accuracy=_accuracy(rows.data, seeds),
         calibration=_calibration(rows),
         agreement=exported.agreement,
         provenance=ProvenanceCard(
             data_sha256=rows.sha256,
-            weights=source.weights,
-            seeds=source.seeds,
+            weights=source.weights if descent.training is None else "trained",
+            train_sha256=descent.train_sha256,
+            selection=descent.selection,
+            policy_schedule=descent.policy_schedule,
+            data_schedule=descent.data_schedule,
+            seeds=seeds,
             versions=_versions(("numpy", "onnx", "onnxruntime", *source.packages)),
         ),
     )

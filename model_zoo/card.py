@@ -69,13 +69,17 @@ class TrainingCard(_Part):
 
     Attributes:
         seconds: process time.
+        wall_seconds: from beginning to end.
         evaluations: single images trained on.
         energy_joules: where measured.
+        device: where it was trained, such as ``cpu`` or a GPU's name.
     """
 
     seconds: float | None = None
+    wall_seconds: float | None = None
     evaluations: int | None = None
     energy_joules: float | None = None
+    device: str | None = None
 
 
 class AccuracyCard(_Part):
@@ -129,13 +133,16 @@ class ProvenanceCard(_Part):
     Attributes:
         data_sha256: fingerprint of the calibration images.
         weights: "random", "pretrained", "trained", or the file they were read from.
-        selection, policy_schedule, data_schedule: how its training data were chosen, augmented and scheduled.
+        train_sha256: fingerprint of the images that it was trained on.
+        selection, policy_schedule, data_schedule: how its training data were chosen (by which proxy), augmented and
+            scheduled.
         seeds: of its training.
         versions: package → version.
     """
 
     data_sha256: str | None = None
     weights: str
+    train_sha256: str | None = None
     selection: JsonValue = None
     policy_schedule: JsonValue = None
     data_schedule: JsonValue = None

@@ -7,9 +7,11 @@ from shlex import quote
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from cascade_serve.bundle import Bundle
 from cascade_serve.cli.console import table_console
+from cascade_serve.cli.descent import descent_facts
 from cascade_serve.core.cost import format_flops
 from cascade_serve.core.plan import Plan
 from cascade_serve.planner import words
@@ -35,6 +37,9 @@ def print_bundle(bundle: Bundle, cards: Mapping[str, Card | None]) -> None:
     console.print(f"{bundle.name} version {bundle.version}: {bundle.path} (every file is what the plan says)")
     console.print(_task_line(bundle.plan))
     console.print(_member_table(bundle.plan, cards))
+    descent = descent_table(cards)
+    if descent.row_count:
+        console.print(descent)
     print_policies(bundle.plan)
 
 
@@ -49,6 +54,19 @@ def print_next(bundle: Bundle, report: Path | None) -> None:
 def print_note(text: str) -> None:
     """Print a line as it is, however long, so that it can be copied."""
     Console(soft_wrap=True, highlight=False).print(text, markup=False)
+
+
+def descent_table(cards: Mapping[str, Card | None]) -> Table:
+    """Tell of each member how its weights came about, as far as its card knows."""
+    table = Table(title="descent", title_justify="left", show_header=False, box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    table.add_column("member", no_wrap=True)
+    table.add_column("what", no_wrap=True)
+    table.add_column("value", overflow="fold")
+    for member, card in cards.items():
+        facts = [] if card is None else list(descent_facts(card))
+        for row, (label, text) in enumerate(facts):
+            table.add_row(member if row == 0 else "", label, Text(text), end_section=row == len(facts) - 1)
+    return table
 
 
 def _task_line(plan: Plan) -> str:

@@ -16,6 +16,7 @@ from rich.table import Table
 from rich.text import Text
 
 from cascade_serve.cli.console import table_console
+from cascade_serve.cli.descent import descent_facts
 from cascade_serve.core.cost import format_flops
 from cascade_serve.errors import ConfigError
 from cascade_serve.zoo import Addition, Begin, OnnxModel, TorchModel, add_member
@@ -346,6 +347,7 @@ def _facts(card: Card) -> Iterator[tuple[str, str]]:
     yield "member", card.name
     yield "architecture", f"{card.architecture} {json.dumps(card.arguments)}"
     yield "weights", card.provenance.weights
+    yield from descent_facts(card)
     yield "task", f"{card.task.height}x{card.task.width}x{card.task.channels}, {len(classes)} classes: {named}"
     yield "network sees", f"{card.input.height}x{card.input.width}, mean {card.input.mean}, std {card.input.std}"
     yield "precision", card.precision

@@ -19,9 +19,9 @@ from own_classifier import SIZE, own_classifier
 from PIL import Image
 
 from cascade_serve.errors import ConfigError
-from cascade_serve.zoo import Added, Addition, OnnxModel, TorchModel, add_member
+from cascade_serve.zoo import Added, Addition, Descent, OnnxModel, TorchModel, add_member
 from model_zoo import store
-from model_zoo.card import METADATA_KEY, Card
+from model_zoo.card import METADATA_KEY, Card, TrainingCard
 from model_zoo.errors import CardError, ConflictError, ExportError, ImageError
 from model_zoo.graph import GraphSession
 from model_zoo.image_folder import read_images, scan_image_folder
@@ -81,6 +81,24 @@ def test_random_weights_are_said_loudly_and_repeat_by_seed(data: Path, zoo: Path
     assert first.member.card.provenance.weights == "random"
     logits_NK, again_NK = (store.read_calibration(added.member).logits_NK for added in (first, second))
     np.testing.assert_array_equal(logits_NK, again_NK)
+
+
+def test_a_trained_members_descent_lies_in_its_card(data: Path, zoo: Path, tmp_path: Path) -> None:
+    training = TrainingCard(seconds=3.5, evaluations=700, device="cpu")
+    descent = Descent(
+        training=training, train_sha256="ab", selection={"score": "margin"}, data_schedule="step:0.5:0.5", seeds=(7,)
+    )
+    weights = zoo / "shades" / "tiny" / "model.safetensors"
+    added = add(data, tmp_path, weights=weights, descent=descent)
+    assert added.warnings == ()
+    card = store.read_member(tmp_path / "shades" / "tiny").card
+    assert card.training == training
+    provenance = card.provenance
+    assert (provenance.weights, provenance.seeds, provenance.train_sha256) == ("trained", (7,), "ab")
+    assert (provenance.selection, provenance.policy_schedule) == ({"score": "margin"}, None)
+    assert provenance.data_schedule == "step:0.5:0.5"
+    assert card.accuracy is not None
+    assert card.accuracy.seeds == (7,)
 
 
 def test_another_image_size_makes_another_member_of_the_same_weights(data: Path, zoo: Path) -> None:
