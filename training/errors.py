@@ -2,7 +2,9 @@
 
 TrainingError
 ├── DataError         a data set or a split of it can't be made as asked
+├── DeviceError       a device is asked for that is not there
 ├── DivergedError     the loss is no longer finite; names the step
+├── RecipeError       a recipe is unknown, can't be loaded, or makes no configuration
 ├── RunDirError       a run folder is in use, damaged or used against its rules
 ├── SettingsError     a setting is unknown or not what its field takes
 ├── PolicySearchError a policy search can't be run, resumed or read
@@ -17,6 +19,10 @@ class TrainingError(Exception):
 
 class DataError(TrainingError):
     """A data set or a split of it can't be made as asked."""
+
+
+class DeviceError(TrainingError):
+    """A device is asked for that is not there."""
 
 
 class DivergedError(TrainingError):
@@ -42,6 +48,10 @@ class PolicySearchError(TrainingError):
 
 class SelectionError(TrainingError):
     """A subset can't be chosen as asked, read back, or used on these data."""
+
+
+class RecipeError(TrainingError):
+    """A recipe is unknown, can't be loaded, or makes no configuration."""
 
 
 class RunDirError(TrainingError):
