@@ -1,6 +1,7 @@
 """Errors of the training side.
 
 TrainingError
+├── AugmentError      an op, a policy or a schedule file can't be used
 ├── DataError         a data set or a split of it can't be made as asked
 ├── DeviceError       a device is asked for that is not there
 ├── DivergedError     the loss is no longer finite; names the step
@@ -15,6 +16,10 @@ TrainingError
 
 class TrainingError(Exception):
     """Root of the training side's errors."""
+
+
+class AugmentError(TrainingError):
+    """An augmentation op, a policy or a file of a policy schedule can't be used."""
 
 
 class DataError(TrainingError):
