@@ -4,7 +4,10 @@ TrainingError
 ├── AugmentError      an op, a policy or a schedule file can't be used
 ├── DataError         a data set or a split of it can't be made as asked
 ├── DeviceError       a device is asked for that is not there
-├── DivergedError     the loss is no longer finite; names the step
+├── CheckpointError   a checkpoint can't be written, read, or continued by this run
+├── DivergedError     the loss is no longer finite; names the step and the last good checkpoint
+├── EnergyError       energy can't be measured as asked
+├── LogError          a log can't be written
 ├── RecipeError       a recipe is unknown, can't be loaded, or makes no configuration
 ├── RunDirError       a run folder is in use, damaged or used against its rules
 ├── SettingsError     a setting is unknown or not what its field takes
@@ -12,6 +15,8 @@ TrainingError
 ├── SelectionError    a subset can't be chosen, read, or used on these data
 └── WeightsError      weights can't be written
 """
+
+from pathlib import Path
 
 
 class TrainingError(Exception):
@@ -30,6 +35,10 @@ class DeviceError(TrainingError):
     """A device is asked for that is not there."""
 
 
+class CheckpointError(TrainingError):
+    """A checkpoint can't be written, read, or continued by this run."""
+
+
 class DivergedError(TrainingError):
     """The loss is no longer finite.
 
@@ -37,14 +46,34 @@ class DivergedError(TrainingError):
         step: the first step, counted from 1, whose loss was not finite.
         epoch: its epoch, counted from 1.
         loss: what it was.
-        peak_lr: of the run's configuration.
+        peak_lr: the largest learning rate of the run's schedule.
+        checkpoint: the last good one; None is none, or not known here.
     """
 
-    def __init__(self, *, step: int, epoch: int, loss: float, peak_lr: float) -> None:
+    def __init__(self, *, step: int, epoch: int, loss: float, peak_lr: float, checkpoint: Path | None = None) -> None:
+        kept = "" if checkpoint is None else f"; the last good checkpoint is {checkpoint}"
         super().__init__(
-            f"step {step} (epoch {epoch}): loss: got {loss}; must be finite; try a peak_lr below {peak_lr:g}"
+            f"step {step} (epoch {epoch}): loss: got {loss}; must be finite; try a peak_lr below {peak_lr:g}{kept}"
         )
         self.step = step
+        self.epoch = epoch
+        self.loss = loss
+        self.peak_lr = peak_lr
+        self.checkpoint = checkpoint
+
+    def with_checkpoint(self, checkpoint: Path) -> "DivergedError":
+        """Give the same error with the last good checkpoint named."""
+        return DivergedError(
+            step=self.step, epoch=self.epoch, loss=self.loss, peak_lr=self.peak_lr, checkpoint=checkpoint
+        )
+
+
+class EnergyError(TrainingError):
+    """Energy can't be measured as asked."""
+
+
+class LogError(TrainingError):
+    """A log can't be written."""
 
 
 class PolicySearchError(TrainingError):
