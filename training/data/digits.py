@@ -1,8 +1,14 @@
 """Scikit-learn's handwritten digits, the data set that needs no download."""
 
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
 import numpy as np
 
+from training.data.data_set import DataSet, LoadProgress
 from training.data.images import LabelledImages
+from training.errors import DataError
 
 _DIGITS_WHITE = 16
 """Value of a wholly inked pixel in scikit-learn's digits."""
@@ -27,3 +33,27 @@ def load_digits() -> LabelledImages:
         ids_B=np.arange(len(labels_B), dtype=np.int64),
         classes=tuple(str(digit) for digit in range(10)),
     )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class DigitsSource:
+    """The digits as a source of data; they have no test part of their own."""
+
+    kind: Literal["digits"] = "digits"
+
+    def load(self, root: Path | None = None, *, progress: LoadProgress | None = None) -> DataSet:
+        """Load them.
+
+        Args:
+            root: must be None, because they need no files.
+            progress: told once, at the end.
+
+        Raises:
+            DataError: a folder was given.
+        """
+        if root is not None:
+            raise DataError(f"data: got {root}; digits lie inside scikit-learn and take no folder")
+        digits = load_digits()
+        if progress is not None:
+            progress("digits", len(digits), len(digits))
+        return DataSet(train=digits)

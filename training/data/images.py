@@ -3,6 +3,7 @@
 
 import hashlib
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +18,7 @@ class LabelledImages:
     """A data set, or a part of one.
 
     Attributes:
-        images_BHWC: uint8 [B, H, W, C].
+        images_BHWC: uint8 [B, H, W, C]; never changed in place.
         labels_B: int64 [B], indices of ``classes``.
         ids_B: int64 [B], each row's number in the whole data set.
         classes: class names.
@@ -53,12 +54,37 @@ class LabelledImages:
             classes=self.classes,
         )
 
-    @property
+    def rows_of(self, ids: IntArray) -> IntArray:
+        """Find the rows that hold some ids.
+
+        Args:
+            ids: int64 [S], in any order.
+
+        Returns:
+            int64 [S], rows in the order of the ids.
+
+        Raises:
+            DataError: an id is not here.
+        """
+        order_B = np.argsort(self.ids_B, kind="stable")
+        sorted_B = self.ids_B[order_B]
+        places = np.searchsorted(sorted_B, ids)
+        is_missing = np.ones(len(ids), dtype=np.bool_)
+        within = places < len(sorted_B)
+        is_missing[within] = sorted_B[places[within]] != ids[within]
+        if is_missing.any():
+            missing = ", ".join(str(number) for number in ids[is_missing][:5])
+            raise DataError(f"ids: got {is_missing.sum()} that these {len(self)} images don't have, such as {missing}")
+        rows: IntArray = order_B[places].astype(np.int64)
+        return rows
+
+    @cached_property
     def sha256(self) -> str:
         """Fingerprint (hex) of class names, image shape, pixels, labels and ids, in order."""
         digest = hashlib.sha256("\0".join(self.classes).encode())
         for array in (np.array(self.images_BHWC.shape, dtype="<i8"), self.images_BHWC):
-            digest.update(np.ascontiguousarray(array).tobytes())
+            # The bytes themselves: tobytes would copy all pixels once more.
+            digest.update(np.ascontiguousarray(array).ravel().view(np.uint8).data)
         for array in (self.labels_B, self.ids_B):
             digest.update(array.astype("<i8").tobytes())
         return digest.hexdigest()

@@ -1,61 +1,118 @@
-"""Disjoint, seeded, stratified parts of a data set."""
+"""Disjoint, seeded, stratified parts of a data set, and the file that says which row is in which."""
 # Shapes: B rows.
 
+import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
 
 import numpy as np
+from pydantic import TypeAdapter, ValidationError
 
+from training.data.data_set import DataSet
 from training.data.images import LabelledImages
 from training.errors import DataError
+from training.files import write_whole
+
+PARTS = ("train", "policy_validation", "calibration", "test")
+"""Train: members and proxies. Policy validation: augmentation policies are judged on it. Calibration: the plan is made
+on it. Test: nothing is chosen on it."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class SplitConfig:
-    """How many rows go where; what is left over goes to train.
+    """How much goes where; what is left over goes to train.
+
+    A whole number is a number of rows; a fraction under 1 is a share of all rows, rounded down.
 
     Attributes:
+        policy_validation: rows that a policy search judges on; 0 where none is run.
         calibration: rows that the plan is made on.
-        test: rows that nothing is chosen on.
+        test: rows that nothing is chosen on; 0 takes the data set's own test part, and else that part is left alone.
         seed: of the draw.
     """
 
-    calibration: int
-    test: int
+    policy_validation: int | float = 0
+    calibration: int | float
+    test: int | float
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for field in ("calibration", "test"):
-            if getattr(self, field) < 1:
-                raise ValueError(f"{field}: got {getattr(self, field)}; must be at least 1")
+        for field, least in (("policy_validation", 0), ("calibration", 1), ("test", 0), ("seed", 0)):
+            value = getattr(self, field)
+            if isinstance(value, float):
+                if field == "seed" or not 0 < value < 1:
+                    raise ValueError(f"{field}: got {value}; must be a whole number, or a share between 0 and 1")
+            elif value < least:
+                raise ValueError(f"{field}: got {value}; must be at least {least}")
 
 
-def split(data: LabelledImages, config: SplitConfig) -> Mapping[str, LabelledImages]:
+@dataclass(frozen=True, kw_only=True)
+class Splits:
+    """Which row is in which part, and what it was drawn from.
+
+    Attributes:
+        config: how it was drawn.
+        data_sha256: fingerprint of the whole data set.
+        ids: of each part, in order.
+        sha256: fingerprint of each part.
+    """
+
+    config: SplitConfig
+    data_sha256: str
+    ids: Mapping[str, tuple[int, ...]]
+    sha256: Mapping[str, str]
+
+
+def split(data: LabelledImages | DataSet, config: SplitConfig) -> Mapping[str, LabelledImages]:
     """Split a data set into disjoint parts with the classes in equal shares.
 
     Rows are shuffled, then dealt out class after class in the proportion of the sizes, so that no class differs from
     its share by more than a row or so.
 
     Args:
-        data: the whole.
+        data: the whole; only a ``DataSet`` can have a test part of its own.
         config: the sizes.
 
     Returns:
-        ``train``, ``calibration`` and ``test``; each in the order of the whole data set.
+        ``train``, ``policy_validation`` (unless it is 0), ``calibration`` and ``test``; each in the order of the whole.
 
     Raises:
-        DataError: nothing would be left to train on.
+        DataError: nothing would be left to train on, a share comes to no row, or there is no test part.
     """
-    train = len(data) - config.calibration - config.test
+    whole = data.train if isinstance(data, DataSet) else data
+    own_test = data.test if isinstance(data, DataSet) else None
+    if config.test == 0 and own_test is None:
+        raise DataError("test: got 0; must be at least 1, because the data set has no test part of its own")
+    sizes = _sizes(len(whole), config)
+    generator = np.random.default_rng(config.seed)
+    shuffled_B = generator.permutation(len(whole))
+    by_class_B = shuffled_B[np.argsort(whole.labels_B[shuffled_B], kind="stable")]
+    names_B = _deal(sizes)
+    parts = {name: whole.take(np.sort(by_class_B[names_B == name])) for name in sizes}
+    if own_test is not None and config.test == 0:
+        parts["test"] = own_test
+    return parts
+
+
+def _sizes(rows: int, config: SplitConfig) -> Mapping[str, int]:
+    """Give the rows of each part that is drawn."""
+    sizes: dict[str, int] = {}
+    for name in PARTS[1:]:
+        value = getattr(config, name)
+        size = int(rows * value) if isinstance(value, float) else value
+        if isinstance(value, float) and size < 1:
+            raise DataError(f"{name}: got {value} of {rows} rows; must come to at least one row")
+        if size:
+            sizes[name] = size
+    train = rows - sum(sizes.values())
     if train < 1:
         raise DataError(
-            f"calibration + test: got {config.calibration} + {config.test}; must sum to under {len(data)}, all rows"
+            f"{' + '.join(sizes)}: got {' + '.join(str(size) for size in sizes.values())}; "
+            f"must sum to under {rows}, all rows"
         )
-    generator = np.random.default_rng(config.seed)
-    shuffled_B = generator.permutation(len(data))
-    by_class_B = shuffled_B[np.argsort(data.labels_B[shuffled_B], kind="stable")]
-    names_B = _deal({"train": train, "calibration": config.calibration, "test": config.test})
-    return {name: data.take(np.sort(by_class_B[names_B == name])) for name in ("train", "calibration", "test")}
+    return {"train": train, **sizes}
 
 
 def _deal(sizes: Mapping[str, int]) -> np.ndarray[tuple[int], np.dtype[np.str_]]:
@@ -65,3 +122,75 @@ def _deal(sizes: Mapping[str, int]) -> np.ndarray[tuple[int], np.dtype[np.str_]]
     names = np.repeat(list(sizes), list(sizes.values()))
     dealt: np.ndarray[tuple[int], np.dtype[np.str_]] = names[np.argsort(places, kind="stable")]
     return dealt
+
+
+def record_splits(data: DataSet, config: SplitConfig, parts: Mapping[str, LabelledImages]) -> Splits:
+    """Put down which row is in which part."""
+    return Splits(
+        config=config,
+        data_sha256=data.sha256,
+        ids={name: tuple(part.ids_B.tolist()) for name, part in parts.items()},
+        sha256={name: part.sha256 for name, part in parts.items()},
+    )
+
+
+def write_splits(splits: Splits, path: Path) -> None:
+    """Write the record as JSON; the same record gives the same bytes.
+
+    Raises:
+        DataError: the file can't be written.
+    """
+    # Part by part, so that a person can look at the file without meeting 50,000 lines of numbers.
+    lines = [f'  "{name}": {json.dumps(ids, separators=(",", ":"))}' for name, ids in splits.ids.items()]
+    head = {"config": asdict(splits.config), "data_sha256": splits.data_sha256, "sha256": dict(splits.sha256)}
+    text = json.dumps(head, indent=1)[:-2] + ',\n "ids": {\n' + ",\n".join(lines) + "\n }\n}\n"
+    try:
+        write_whole(path, text.encode())
+    except OSError as error:
+        raise DataError(f"{error.filename or path}: {error.strerror}") from error
+
+
+def read_splits(path: Path) -> Splits:
+    """Read such a record back.
+
+    Raises:
+        DataError: the file can't be read or is damaged.
+    """
+    try:
+        return TypeAdapter(Splits).validate_json(path.read_bytes(), strict=True)
+    except OSError as error:
+        raise DataError(f"{path}: {error.strerror}") from error
+    except ValidationError as error:
+        raise DataError(f"{path}: damaged: {_first(error.errors()[0])}") from error
+
+
+def _first(details: Any) -> str:
+    return f"{'.'.join(str(key) for key in details['loc']) or 'the file'}: {details['msg']}"
+
+
+def apply_splits(splits: Splits, data: DataSet) -> Mapping[str, LabelledImages]:
+    """Take the recorded parts out of a data set, and verify that they are what they were.
+
+    Raises:
+        DataError: the data set, or a part of it, is not what the record was made on.
+    """
+    if data.sha256 != splits.data_sha256:
+        raise DataError(
+            f"data set: got fingerprint {data.sha256}; the splits were drawn from {splits.data_sha256}: split anew"
+        )
+    parts: dict[str, LabelledImages] = {}
+    for name, ids in splits.ids.items():
+        is_own_test = name == "test" and splits.config.test == 0 and data.test is not None
+        whole = data.test if is_own_test and data.test is not None else data.train
+        parts[name] = whole.take(whole.rows_of(np.array(ids, dtype=np.int64)))
+        if parts[name].sha256 != splits.sha256.get(name):
+            raise DataError(f"{name}: got fingerprint {parts[name].sha256}; the splits say {splits.sha256.get(name)}")
+    _check_disjoint(parts)
+    return parts
+
+
+def _check_disjoint(parts: Mapping[str, LabelledImages]) -> None:
+    ids = np.concatenate([part.ids_B for part in parts.values()])
+    values, counts = np.unique(ids, return_counts=True)
+    if len(values) != len(ids):
+        raise DataError(f"ids: got {values[counts > 1][0]} in several parts; must be disjoint")

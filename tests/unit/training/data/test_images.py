@@ -1,29 +1,16 @@
-"""Digits, their splits and their folders."""
+"""Labelled images, digits and their folders."""
 
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from labelled_images import make_data
 from PIL import Image
 
 from training.data.digits import load_digits
 from training.data.images import LabelledImages, write_image_folder
-from training.data.splits import SplitConfig, split
 from training.errors import DataError
-
-
-def make_data(labels: list[int], classes: int = 3, channels: int = 1) -> LabelledImages:
-    rows = len(labels)
-    pixels = np.arange(rows * 4 * 5 * channels, dtype=np.int64) % 251
-    return LabelledImages(
-        images_BHWC=pixels.astype(np.uint8).reshape(rows, 4, 5, channels),
-        labels_B=np.array(labels, dtype=np.int64),
-        ids_B=np.arange(rows, dtype=np.int64),
-        classes=tuple("äbc"[:classes]),
-    )
 
 
 def test_digits_are_real_and_use_the_whole_range() -> None:
@@ -50,50 +37,12 @@ def test_fingerprint_tells_pixels_labels_order_and_classes_apart() -> None:
     assert len({data.sha256, *(other.sha256 for other in others)}) == 5
 
 
-@pytest.mark.parametrize("seed", [0, 1, 7])
-def test_split_is_disjoint_whole_stratified_and_in_order(seed: int) -> None:
-    digits = load_digits()
-    parts = split(digits, SplitConfig(calibration=797, test=400, seed=seed))
-    assert {name: len(part) for name, part in parts.items()} == {"train": 600, "calibration": 797, "test": 400}
-    ids = np.concatenate([part.ids_B for part in parts.values()])
-    assert sorted(ids.tolist()) == list(range(1797))
-    for part in parts.values():
-        assert np.all(np.diff(part.ids_B) > 0)
-        assert np.array_equal(part.images_BHWC, digits.images_BHWC[part.ids_B])
-        assert np.array_equal(part.labels_B, digits.labels_B[part.ids_B])
-        expected_K = np.bincount(digits.labels_B) * len(part) / len(digits)
-        assert np.all(np.abs(np.bincount(part.labels_B) - expected_K) <= 2)
-
-
-def test_split_depends_on_its_seed_alone() -> None:
-    digits = load_digits()
-    first, again, other = (split(digits, SplitConfig(calibration=300, test=300, seed=seed)) for seed in (3, 3, 4))
-    assert [part.sha256 for part in first.values()] == [part.sha256 for part in again.values()]
-    assert first["test"].sha256 != other["test"].sha256
-
-
-@given(
-    labels=st.lists(st.integers(0, 2), min_size=3, max_size=60),
-    shares=st.tuples(st.floats(0.05, 0.9), st.floats(0.05, 0.9)),
-    seed=st.integers(0, 100),
-)
-def test_any_split_loses_and_doubles_nothing(labels: list[int], shares: tuple[float, float], seed: int) -> None:
-    calibration = max(1, int(shares[0] * (len(labels) - 2)))
-    test = max(1, int(shares[1] * (len(labels) - calibration - 1)))
-    parts = split(make_data(labels), SplitConfig(calibration=calibration, test=test, seed=seed))
-    assert (len(parts["calibration"]), len(parts["test"])) == (calibration, test)
-    assert sorted(np.concatenate([part.ids_B for part in parts.values()]).tolist()) == list(range(len(labels)))
-
-
-def test_split_leaves_something_to_train_on() -> None:
-    with pytest.raises(DataError, match=r"^calibration \+ test: got 2 \+ 1; must sum to under 3, all rows$"):
-        split(make_data([0, 1, 2]), SplitConfig(calibration=2, test=1))
-
-
-@pytest.mark.parametrize("field", ["calibration", "test"])
-def test_split_sizes_are_at_least_one(field: str) -> None:
-    with pytest.raises(ValueError, match=f"^{field}: got 0; must be at least 1$"):
-        SplitConfig(**{"calibration": 1, "test": 1, field: 0})
+def test_rows_are_found_by_id_in_any_order() -> None:
+    data = make_data([0, 1, 2, 0, 1]).take(np.array([4, 0, 3]))
+    assert data.rows_of(np.array([3, 4])).tolist() == [2, 0]
+    assert data.rows_of(np.array([], dtype=np.int64)).tolist() == []
+    with pytest.raises(DataError, match=r"^ids: got 2 that these 3 images don't have, such as 1, 9$"):
+        data.rows_of(np.array([0, 1, 9]))
 
 
 @pytest.mark.parametrize(
