@@ -11,8 +11,16 @@ from pydantic import JsonValue
 from torch import nn
 
 from model_zoo.architectures.cifar_resnet import CifarResNet
-from model_zoo.architectures.digits_cnn import SIZES, DigitsCnn
+from model_zoo.architectures.digits_cnn import SIZES as DIGITS_SIZES
+from model_zoo.architectures.digits_cnn import DigitsCnn
+from model_zoo.architectures.hvc import HvcNetwork
+from model_zoo.architectures.preact_resnet import PreactResNet
+from model_zoo.architectures.pyramidnet import PyramidNet
 from model_zoo.architectures.resnet9 import ResNet9
+from model_zoo.architectures.shake_shake import ShakeShake
+from model_zoo.architectures.small_vit import SIZES as VIT_SIZES
+from model_zoo.architectures.small_vit import small_vit
+from model_zoo.architectures.vgg import CONVOLUTIONS, Vgg
 from model_zoo.architectures.wide_resnet import WideResNet
 
 
@@ -62,6 +70,8 @@ _CIFAR = InputPreset(height=32, width=32, channels=3, mean=(0.4914, 0.4822, 0.44
 # Mean and standard deviation of scikit-learn's handwritten digits, all 1,797.
 _DIGITS = InputPreset(height=8, width=8, channels=1, mean=(0.3053,), std=(0.3760,))
 _WIDE_RESNETS = {"wrn16_4": (16, 4), "wrn28_2": (28, 2), "wrn28_10": (28, 10), "wrn40_2": (40, 2)}
+# Depth, widening factor and block of those that ShakeDrop's paper trains.
+_PYRAMIDS = {"pyramidnet110_a270": (110, 270, "basic"), "pyramidnet272_a200": (272, 200, "bottleneck")}
 
 CATALOGUE: dict[str, Entry] = {
     **{
@@ -74,13 +84,40 @@ CATALOGUE: dict[str, Entry] = {
         for name, (depth, width) in _WIDE_RESNETS.items()
     },
     **{
+        f"preact_resnet{depth}": Entry(build=PreactResNet, arguments={"depth": depth}, preset=_CIFAR)
+        for depth in (20, 32, 44, 56, 110, 164)
+    },
+    **{f"vgg{depth}": Entry(build=Vgg, arguments={"depth": depth}, preset=_CIFAR) for depth in CONVOLUTIONS},
+    **{
+        f"shake_shake26_2x{width}d": Entry(build=ShakeShake, arguments={"width": width}, preset=_CIFAR)
+        for width in (32, 64, 96)
+    },
+    **{
+        f"{name}_shakedrop": Entry(
+            build=PyramidNet,
+            arguments={"depth": depth, "alpha": alpha, "block": block, "survival": 0.5},
+            preset=_CIFAR,
+        )
+        for name, (depth, alpha, block) in _PYRAMIDS.items()
+    },
+    "hvc": Entry(build=HvcNetwork, arguments={}, preset=_CIFAR, has_fixed_size=True),
+    **{
+        f"small_vit_{size}": Entry(
+            build=small_vit,
+            arguments={"dim": dim, "depth": depth, "heads": heads},
+            preset=_CIFAR,
+            has_fixed_size=True,
+        )
+        for size, (dim, depth, heads) in VIT_SIZES.items()
+    },
+    **{
         f"digits_cnn_{size}": Entry(
             build=DigitsCnn,
             arguments={"layers": [list(layer) for layer in layers]},
             preset=_DIGITS,
             has_fixed_size=True,
         )
-        for size, layers in SIZES.items()
+        for size, layers in DIGITS_SIZES.items()
     },
 }
 """Name → architecture."""

@@ -8,6 +8,8 @@ its option A. Parameter names are those of the weights in common circulation.
 from torch import Tensor, nn
 from torch.nn import functional
 
+from model_zoo.architectures.shortcut import padded_shortcut
+
 
 class _Block(nn.Module):
     def __init__(self, channels_in: int, channels_out: int, stride: int) -> None:
@@ -21,15 +23,8 @@ class _Block(nn.Module):
 
     def forward(self, maps_BCHW: Tensor) -> Tensor:
         residual_BCHW = self.bn2(self.conv2(functional.relu(self.bn1(self.conv1(maps_BCHW)))))
-        return functional.relu(residual_BCHW + self._shortcut(maps_BCHW))
-
-    def _shortcut(self, maps_BCHW: Tensor) -> Tensor:
-        """Option A: every second pixel, and channels of zeros on both sides of those that there are."""
-        if self._stride == 1 and self._new_channels == 0:
-            return maps_BCHW
-        before = self._new_channels // 2
-        kept_BCHW = maps_BCHW[:, :, :: self._stride, :: self._stride]
-        return functional.pad(kept_BCHW, (0, 0, 0, 0, before, self._new_channels - before))
+        shortcut_BCHW = padded_shortcut(maps_BCHW, stride=self._stride, new_channels=self._new_channels)
+        return functional.relu(residual_BCHW + shortcut_BCHW)
 
 
 class CifarResNet(nn.Module):

@@ -8,6 +8,8 @@ B(3,3) with pre-activation.
 from torch import Tensor, nn
 from torch.nn import functional
 
+from model_zoo.architectures.initialisation import draw_weights
+
 
 class _Block(nn.Module):
     def __init__(self, channels_in: int, channels_out: int, stride: int, dropout: float) -> None:
@@ -54,10 +56,7 @@ class WideResNet(nn.Module):
         self.group3 = _group(32 * width, 64 * width, blocks, 2, dropout)
         self.bn = nn.BatchNorm2d(64 * width)
         self.linear = nn.Linear(64 * width, classes)
-        for module in self.modules():
-            if isinstance(module, nn.Conv2d):
-                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
-        nn.init.zeros_(self.linear.bias)
+        draw_weights(self)
 
     def forward(self, images_BCHW: Tensor) -> Tensor:
         """Give logits float32 [B, K] for normalised images float32 [B, C, H, W]."""
