@@ -1,8 +1,8 @@
 """What a subset may be chosen by, as types: scores that see labels can't be put where there are none.
 
 Active learning takes an :data:`ActiveMethod`; a core-set takes any :data:`CoreSetMethod`. Forgetting events are of the
-second kind only, so a type checker refuses them for active learning, and :func:`find_active_method` does when the name comes
-from a command line.
+second kind only, so a type checker refuses them for active learning, and :func:`find_active_method` does when the name
+comes from a command line.
 
 A score of one's own is a few lines::
 
