@@ -10,12 +10,15 @@ from dataclasses import dataclass, replace
 from pydantic import JsonValue
 from torch import nn
 
+from model_zoo.architectures.airbench import SIZES as AIRBENCH_SIZES
+from model_zoo.architectures.airbench import AirbenchNet
 from model_zoo.architectures.cifar_resnet import CifarResNet
 from model_zoo.architectures.digits_cnn import SIZES as DIGITS_SIZES
 from model_zoo.architectures.digits_cnn import DigitsCnn
 from model_zoo.architectures.hvc import HvcNetwork
 from model_zoo.architectures.preact_resnet import PreactResNet
 from model_zoo.architectures.pyramidnet import PyramidNet
+from model_zoo.architectures.resnet9 import TRICKS as RESNET9_TRICKS
 from model_zoo.architectures.resnet9 import ResNet9
 from model_zoo.architectures.shake_shake import ShakeShake
 from model_zoo.architectures.small_vit import SIZES as VIT_SIZES
@@ -79,14 +82,29 @@ CATALOGUE: dict[str, Entry] = {
         for depth in (20, 32, 44, 56, 110)
     },
     "resnet9": Entry(build=ResNet9, arguments={}, preset=_CIFAR),
+    "resnet9_tricks": Entry(build=ResNet9, arguments=RESNET9_TRICKS, preset=_CIFAR),
+    **{
+        name: Entry(
+            build=AirbenchNet,
+            arguments={"widths": list(widths), "depth": depth, "norm_momentum": momentum},
+            preset=_CIFAR,
+        )
+        for name, (widths, depth, momentum) in AIRBENCH_SIZES.items()
+    },
+    "airbench94_muon": Entry(
+        build=AirbenchNet,
+        arguments={"widths": [64, 256, 256], "has_unit_head": True, "logit_scale": 1 / 256},
+        preset=_CIFAR,
+    ),
     **{
         name: Entry(build=WideResNet, arguments={"depth": depth, "width": width}, preset=_CIFAR)
         for name, (depth, width) in _WIDE_RESNETS.items()
     },
     **{
-        f"preact_resnet{depth}": Entry(build=PreactResNet, arguments={"depth": depth}, preset=_CIFAR)
-        for depth in (20, 32, 44, 56, 110, 164)
+        f"preact_resnet{depth}": Entry(build=PreactResNet, arguments={"depth": depth, "block": "basic"}, preset=_CIFAR)
+        for depth in (20, 32, 44, 56, 110)
     },
+    "preact_resnet164": Entry(build=PreactResNet, arguments={"depth": 164, "block": "bottleneck"}, preset=_CIFAR),
     **{f"vgg{depth}": Entry(build=Vgg, arguments={"depth": depth}, preset=_CIFAR) for depth in CONVOLUTIONS},
     **{
         f"shake_shake26_2x{width}d": Entry(build=ShakeShake, arguments={"width": width}, preset=_CIFAR)

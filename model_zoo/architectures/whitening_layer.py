@@ -17,16 +17,25 @@ class WhiteningConv2d(nn.Conv2d):
         kernel_size: side of a patch, pixels.
         has_both_signs: each filter comes a second time with its sign turned, which a rectifier then keeps (airbench);
             otherwise once (Page).
+        epsilon: added to the variances of the whitened directions, so that noise is not blown up.
         padding: pixels of zeros around the input.
         bias: whether there is one; it starts at 0.
     """
 
     def __init__(
-        self, channels: int, kernel_size: int, *, has_both_signs: bool, padding: int = 0, bias: bool = True
+        self,
+        channels: int,
+        kernel_size: int,
+        *,
+        has_both_signs: bool,
+        epsilon: float,
+        padding: int = 0,
+        bias: bool = True,
     ) -> None:
         patch_size = channels * kernel_size**2
         super().__init__(channels, (1 + has_both_signs) * patch_size, kernel_size, padding=padding, bias=bias)
         self.has_both_signs = has_both_signs
+        self.epsilon = epsilon
         self.weight.requires_grad = False
         if self.bias is not None:
             nn.init.zeros_(self.bias)
