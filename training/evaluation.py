@@ -3,7 +3,6 @@
 
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 from torch import nn
 
@@ -31,7 +30,13 @@ class Evaluation:
 
 
 def evaluate(
-    model: nn.Module, data: LabelledImages, normalisation: Normalisation, *, batch_size: int = 256, device: str = "cpu"
+    model: nn.Module,
+    data: LabelledImages,
+    normalisation: Normalisation,
+    *,
+    batch_size: int = 256,
+    device: str = "cpu",
+    flip_tta: bool = False,
 ) -> Evaluation:
     """Measure a model's accuracy; its mode (training or not) is left as it was.
 
@@ -41,11 +46,12 @@ def evaluate(
         normalisation: of the pixels, as trained.
         batch_size: images at a time.
         device: where the model lies.
+        flip_tta: as for :func:`predict`.
 
     Returns:
         accuracy and its interval.
     """
-    logits_BK = predict(model, data, normalisation, batch_size=batch_size, device=device)
+    logits_BK = predict(model, data, normalisation, batch_size=batch_size, device=device, flip_tta=flip_tta)
     num_correct = int((logits_BK.argmax(axis=1) == data.labels_B).sum())
     return Evaluation(
         n=len(data),
@@ -56,14 +62,39 @@ def evaluate(
 
 
 def predict(
-    model: nn.Module, data: LabelledImages, normalisation: Normalisation, *, batch_size: int = 256, device: str = "cpu"
+    model: nn.Module,
+    data: LabelledImages,
+    normalisation: Normalisation,
+    *,
+    batch_size: int = 256,
+    device: str = "cpu",
+    flip_tta: bool = False,
 ) -> FloatArray:
-    """Give a model's float32 logits [B, K] for all images; its mode is left as it was."""
+    """Give a model's logits for all images, in float32 whatever it was trained in.
+
+    Args:
+        model: takes normalised float32 [B, C, H, W], gives logits [B, K]; it is moved to ``device``, and its mode left
+            as it was.
+        data: images, at least one.
+        normalisation: of the pixels, as trained.
+        batch_size: images at a time.
+        device: where.
+        flip_tta: an image's logits are the mean of its own and its mirror image's (test-time augmentation, as in Page's
+            DAWNBench entry). The exported graph does not do this.
+
+    Returns:
+        float32 [B, K].
+    """
     was_training = model.training
     model.to(device).eval()
-    images_BCHW = to_device(data.images_BHWC, device)
-    with torch.inference_mode():
-        logits = [model(normalise(part_BCHW, normalisation)).cpu() for part_BCHW in images_BCHW.split(batch_size)]
+    parts = []
+    for start in range(0, len(data), batch_size):
+        inputs_BCHW = normalise(to_device(data.images_BHWC[start : start + batch_size], device), normalisation)
+        with torch.inference_mode(), torch.autocast(torch.device(device).type, enabled=False):
+            logits_BK = model(inputs_BCHW)
+            if flip_tta:
+                logits_BK = (logits_BK + model(inputs_BCHW.flip(3))) / 2
+        parts.append(logits_BK)
     model.train(was_training)
-    logits_BK: FloatArray = torch.cat(logits).numpy().astype(np.float32)
-    return logits_BK
+    gathered_BK: FloatArray = torch.cat(parts).float().cpu().numpy()
+    return gathered_BK

@@ -1,20 +1,62 @@
 """Members for scikit-learn's handwritten digits, small enough to be trained while one waits."""
 
+from training.augment.config import AugmentConfig
+from training.config import RunConfig, SelectionConfig
+from training.data.digits import DigitsSource
 from training.data.splits import SplitConfig
-from training.loop import LoopConfig
+from training.data_schedule.config import DataIncrement
+from training.loop_config import LoopConfig
+from training.lr import OneCycle
 from training.members import MemberConfig
-from training.optim import OptimConfig
+from training.policy_search.config import PolicySearchConfig
+from training.selection.core_set import CoreSetConfig
+
+# Shifts by a pixel; what comes in from outside is paper.
+_SHIFT = AugmentConfig(pad_px=1, pad_mode="constant", fill=(0,))
 
 
-def digits_splits(seed: int = 0) -> SplitConfig:
-    """Divide the 1,797 digits: 600 train well enough, and each row more to calibrate on sharpens the plan's promise."""
-    return SplitConfig(calibration=797, test=400, seed=seed)
+def digits(*, device: str = "cpu", seed: int = 0) -> RunConfig:
+    """Give the whole way in some seconds: a proxy's core-set, a small policy search, three members of growing size.
 
-
-def digits_members(seed: int = 0) -> tuple[MemberConfig, ...]:
-    """Give three members of growing size, each four to five times as dear as the one before it."""
-    loop = LoopConfig(epochs=30, optim=OptimConfig(peak_lr=0.1), label_smoothing=0.05, max_shift_px=1, seed=seed)
-    return tuple(
-        MemberConfig(name=name, architecture=f"digits_cnn_{size}", loop=loop)
-        for name, size in (("small", "s"), ("medium", "m"), ("large", "l"))
+    Args:
+        device: where to train; a GPU is no faster on images of 8x8 pixels.
+        seed: of splits, selection, search and training.
+    """
+    loop = LoopConfig(epochs=30, lr=OneCycle(peak_lr=0.1), label_smoothing=0.05, augment=_SHIFT, seed=seed)
+    proxy_loop = LoopConfig(epochs=8, lr=OneCycle(peak_lr=0.1), augment=_SHIFT)
+    return RunConfig(
+        task="digits",
+        source=DigitsSource(),
+        splits=SplitConfig(policy_validation=100, calibration=697, test=400, seed=seed),
+        selection=SelectionConfig(
+            proxy=MemberConfig(name="proxy", architecture="digits_cnn_xs", loop=proxy_loop),
+            core_set=CoreSetConfig(score="forgetting_events", fraction=0.9, seed=seed),
+        ),
+        should_select=True,
+        policy_search=PolicySearchConfig(
+            population=4,
+            perturbation_interval=2,
+            train_images=400,
+            architecture="digits_cnn_xs",
+            loop=proxy_loop,
+            seed=seed,
+        ),
+        should_search=True,
+        members=tuple(
+            MemberConfig(
+                name=name,
+                architecture=f"digits_cnn_{size}",
+                loop=LoopConfig(
+                    epochs=loop.epochs,
+                    lr=loop.lr,
+                    label_smoothing=loop.label_smoothing,
+                    augment=loop.augment,
+                    data_schedule=DataIncrement(fraction=0.5),
+                    seed=seed,
+                ),
+            )
+            for name, size in (("small", "s"), ("medium", "m"), ("large", "l"))
+        ),
+        device=device,
+        seed=seed,
     )

@@ -1,0 +1,144 @@
+"""One optimiser step: normalise, forward, loss, backward, clip, step, average."""
+# Shapes: B rows, C channels, H height, W width, K classes.
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from training.inputs import Normalisation
+from training.loop_config import LoopConfig, Precision
+from training.optim import make_optimizer, schedule_lr
+
+_AUTOCAST_DTYPES = {Precision.FP32: None, Precision.BF16: torch.bfloat16, Precision.FP16: torch.float16}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Batch:
+    """What a step trains on; all on the device.
+
+    Attributes:
+        rows_B: int64 [B], places in the training images.
+        images_BCHW: uint8, augmented.
+        labels_B: int64 [B].
+        ids_B: int64 [B], numbers in the whole data set.
+        weights_B: float32 [B], of the losses; None is 1 for all.
+    """
+
+    rows_B: Tensor
+    images_BCHW: Tensor
+    labels_B: Tensor
+    ids_B: Tensor
+    weights_B: Tensor | None = None
+
+    def __len__(self) -> int:
+        return len(self.rows_B)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class StepOutcome:
+    """What a step came to; all on the device, so that nothing waits for it.
+
+    Attributes:
+        losses_B: float32 [B], before the step, unweighted.
+        correct_B: bool [B], before the step.
+    """
+
+    losses_B: Tensor
+    correct_B: Tensor
+
+
+class Stepper:
+    """Trains a model batch by batch, in the precision and memory format that the configuration asks for.
+
+    Attributes:
+        lr: base learning rate of the last step; 0 before the first.
+
+    Args:
+        model: on the device; its frozen parameters stay as they are.
+        config: how.
+        normalisation: of the pixels.
+        device: where.
+    """
+
+    def __init__(
+        self, model: nn.Module, config: LoopConfig, normalisation: Normalisation, device: torch.device
+    ) -> None:
+        self.lr = 0.0
+        self._model = model
+        self._config = config
+        self._device = device
+        self._normalise = DeviceNormaliser(normalisation, device, channels_last=config.channels_last)
+        if config.channels_last:
+            model.to(memory_format=torch.channels_last)
+        # The compiled module shares the weights; evaluation and export keep to the plain one.
+        self._forward = torch.compile(model) if config.compile else model
+        self._optimizer = make_optimizer(model, config.optim)
+        self._parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+        self._scaler = torch.amp.GradScaler(device.type, enabled=config.precision is Precision.FP16)
+
+    def __call__(self, batch: Batch, position: float) -> StepOutcome:
+        """Train on one batch.
+
+        Args:
+            batch: at least one row.
+            position: share of the planned examples trained on up to the middle of this batch.
+        """
+        self.lr = schedule_lr(self._optimizer, self._config.lr, position)
+        logits_BK = self._predict(batch.images_BCHW)
+        losses_B = functional.cross_entropy(
+            logits_BK, batch.labels_B, reduction="none", label_smoothing=self._config.label_smoothing
+        )
+        self._descend(losses_B if batch.weights_B is None else losses_B * batch.weights_B)
+        return StepOutcome(losses_B=losses_B.detach(), correct_B=logits_BK.detach().argmax(dim=1) == batch.labels_B)
+
+    def _predict(self, images_BCHW: Tensor) -> Tensor:
+        """Give float32 logits [B, K]."""
+        inputs_BCHW = self._normalise(images_BCHW)
+        dtype = _AUTOCAST_DTYPES[self._config.precision]
+        with torch.autocast(self._device.type, dtype=dtype, enabled=dtype is not None):
+            logits_BK: Tensor = self._forward(inputs_BCHW)
+        return logits_BK.float()
+
+    def _descend(self, losses_B: Tensor) -> None:
+        """Step down the mean of these losses."""
+        self._optimizer.zero_grad()
+        # With other precisions than float16 the scaler hands everything through.
+        self._scaler.scale(losses_B.mean()).backward()
+        if self._config.gradient_clip is not None:
+            self._scaler.unscale_(self._optimizer)
+            nn.utils.clip_grad_norm_(self._parameters, self._config.gradient_clip)
+        self._scaler.step(self._optimizer)
+        self._scaler.update()
+
+    def state_dict(self) -> dict[str, Any]:
+        """Give the states of optimiser and scaler; tensors are shared with them."""
+        return {"optimizer": self._optimizer.state_dict(), "scaler": self._scaler.state_dict()}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take up such states, and share their tensors."""
+        self._optimizer.load_state_dict(state["optimizer"])
+        self._scaler.load_state_dict(state["scaler"])
+
+
+class DeviceNormaliser:
+    """``training.inputs.normalise`` with its constants on the device: making them there would wait for a GPU.
+
+    Args:
+        normalisation: of the pixels.
+        device: of the images.
+        channels_last: of the result's memory format.
+    """
+
+    def __init__(self, normalisation: Normalisation, device: torch.device, *, channels_last: bool) -> None:
+        self._mean_C11 = torch.tensor(normalisation.mean, device=device)[:, None, None]
+        self._std_C11 = torch.tensor(normalisation.std, device=device)[:, None, None]
+        self._format = torch.channels_last if channels_last else torch.contiguous_format
+
+    def __call__(self, images_BCHW: Tensor) -> Tensor:
+        """Turn uint8 [B, C, H, W] into float32 (pixel / 255 - mean) / std."""
+        images_BCHW = images_BCHW.contiguous(memory_format=self._format)
+        return (images_BCHW.float() / 255 - self._mean_C11) / self._std_C11
