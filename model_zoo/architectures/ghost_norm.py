@@ -47,9 +47,12 @@ class GhostBatchNorm2d(nn.BatchNorm2d):
         Raises:
             ValueError: in training, a ghost batch has a single value a channel, and so no variance.
         """
+        if not self.training:
+            # Before anything looks at the number of rows, so that exported graphs don't fix it.
+            return super().forward(maps_BCHW)
         rows = len(maps_BCHW)
         ghosts = rows // self.ghost_batch_size
-        if not self.training or ghosts < 2:
+        if ghosts < 2:
             return super().forward(maps_BCHW)
         self.num_batches_tracked.add_(1)
         whole = rows - rows % self.ghost_batch_size
