@@ -113,7 +113,7 @@ def _is_heads(ids_B: Tensor, seed: int) -> Tensor:
 
 def _shifted(words_B: Tensor, bits: int) -> Tensor:
     """Shift to the right, filling with zeros, though int64 is signed."""
-    return (words_B >> bits) & (2 ** (64 - bits) - 1)
+    return (words_B >> bits) & ((1 << (64 - bits)) - 1)
 
 
 def _signed(word: int) -> int:
