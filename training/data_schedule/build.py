@@ -89,7 +89,7 @@ def _checked_scores(config: DataScheduleConfig, num_images: int, scores_N: Float
         raise DataError(
             f"scores: got {list(scores_N.shape)} with {int(np.isnan(scores_N).sum())} NaN; must be [{num_images}], none"
         )
-    return torch.from_numpy(np.ascontiguousarray(scores_N, dtype=np.float32))
+    return torch.from_numpy(np.array(scores_N, dtype=np.float32))
 
 
 def _check_cuts(config: DataCut, num_images: int, epochs: int) -> None:
