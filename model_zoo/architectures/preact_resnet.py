@@ -21,7 +21,6 @@ from model_zoo.architectures.shortcut import padded_shortcut
 _EXPANSION = {"basic": 1, "bottleneck": 4}
 # Layers with weights in one unit of each of the three groups, beside the stem and the linear layer.
 _LAYERS = {"basic": 6, "bottleneck": 9}
-_FIRST_BOTTLENECK_DEPTH = 164
 _SHORTCUTS = ("padding", "projection")
 
 
@@ -84,7 +83,7 @@ class PreactResNet(nn.Module):
         depth: of the layers with weights: 6n + 2 of basic units (20, 32, 44, 56, 110), 9n + 2 of bottlenecks (164).
         classes: K.
         channels: C of the input.
-        block: ``basic`` or ``bottleneck``; None takes bottlenecks from depth 164 on, as the paper does.
+        block: ``basic`` or ``bottleneck``; the paper takes bottlenecks from depth 164 on.
         shortcut: ``padding`` or ``projection``; None takes padding with basic units, projection with bottlenecks.
         width: filters of the stem; the groups have 1, 2 and 4 times as many, and bottlenecks four times those.
 
@@ -98,12 +97,11 @@ class PreactResNet(nn.Module):
         depth: int,
         classes: int,
         channels: int = 3,
-        block: str | None = None,
+        block: str = "basic",
         shortcut: str | None = None,
         width: int = 16,
     ) -> None:
         super().__init__()
-        block = block or ("bottleneck" if depth >= _FIRST_BOTTLENECK_DEPTH else "basic")
         if block not in _LAYERS:
             raise ValueError(f"block: got {block!r}; must be one of {', '.join(_LAYERS)}")
         shortcut = shortcut or ("padding" if block == "basic" else "projection")
