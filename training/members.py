@@ -1,16 +1,31 @@
-"""One member of a committee, from its recipe to weights on disk."""
+"""One member of a committee, or a proxy for it: built, trained, and written as weights."""
+# Shapes: N images.
 
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from pydantic import JsonValue
 from torch import nn
 
-from model_zoo.registry import build_model
+from cascade_serve.core.arrays import FloatArray
+from model_zoo.errors import CardError
+from model_zoo.registry import BuiltModel, build_model
+from model_zoo.store import check_name
 from training.data.images import LabelledImages
+from training.data_schedule.config import format_data_schedule
+from training.energy import EnergyMeter
 from training.errors import DataError
 from training.inputs import Normalisation
-from training.loop import EpochReport, LoopConfig, Progress, train
+from training.loop import train
+from training.loop_config import LoopConfig
+from training.reports import Progress, TrainingResult
+from training.run import BatchObserver
+from training.selection.methods import ScoreMeter
+from training.selection.scoring import TrainedProxy
 from training.weights import write_weights
+
+WEIGHTS_FILE = "weights.safetensors"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -20,78 +35,164 @@ class MemberConfig:
     Attributes:
         name: what it is called in the zoo.
         architecture: a name of ``model_zoo.registry``.
-        loop: how it is trained; the architecture's own normalisation takes the place of the loop's, because it is what
-            the exported graph will do.
+        arguments: of its builder.
+        loop: how it is trained; its seed draws the weights too.
     """
 
     name: str
     architecture: str
-    loop: LoopConfig
+    arguments: Mapping[str, JsonValue] = field(default_factory=dict)
+    loop: LoopConfig = field(default_factory=LoopConfig)
+
+    def __post_init__(self) -> None:
+        try:
+            check_name("member", self.name)
+        except CardError as error:
+            raise ValueError(str(error)) from error
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class TrainedMember:
-    """What came of a recipe.
+    """What came of a member's training.
 
     Attributes:
-        config: the recipe, with the normalisation that was used.
-        model: trained, in evaluation mode.
-        reports: one an epoch.
-        weights: where they were written.
+        config: what was asked for.
+        model: with the weights that count (their average where one is kept), in evaluation mode.
+        normalisation: of its input.
+        result: what the training told of itself.
+        device: where it lies.
     """
 
     config: MemberConfig
     model: nn.Module
-    reports: tuple[EpochReport, ...]
-    weights: Path
-
-    @property
-    def normalisation(self) -> Normalisation:
-        """What the model's input needs."""
-        return self.config.loop.normalisation
+    normalisation: Normalisation
+    result: TrainingResult
+    device: str
 
 
 def train_member(
-    config: MemberConfig, data: LabelledImages, folder: Path, *, device: str = "cpu", progress: Progress | None = None
+    config: MemberConfig,
+    data: LabelledImages,
+    normalisation: Normalisation,
+    *,
+    device: str = "cpu",
+    folder: Path | None = None,
+    scores_N: FloatArray | None = None,
+    observers: Sequence[BatchObserver] = (),
+    progress: Progress | None = None,
+    energy_meter: EnergyMeter | None = None,
+    tensorboard: bool = False,
 ) -> TrainedMember:
-    """Build a member with seeded random weights, train it and write it down.
+    """Build a member with seeded random weights and train it.
 
     Args:
-        config: its recipe.
-        data: training images, of the architecture's channels.
-        folder: gets ``<name>.safetensors`` and ``<name>.jsonl``, one line an epoch; older ones are replaced.
+        config: which and how.
+        data: N training images, square, of the architecture's channels.
+        normalisation: of their pixels; the exported graph must use the same.
         device: where to train.
+        folder: gets the training's logs and checkpoints, from which a killed training goes on, and in the end
+            ``weights.safetensors``; None writes nothing.
+        scores_N: float32 [N], higher first, for a data schedule that is ordered by a score.
+        observers: hear of each batch.
         progress: called after each epoch.
+        energy_meter, tensorboard: as for ``training.loop.train``.
 
     Returns:
         the trained member.
 
     Raises:
-        DataError: the log can't be written, or the images don't fit.
+        DataError: the images don't fit the architecture.
         DivergedError: the loss was not finite; no weights are written.
+        CheckpointError, EnergyError, LogError: as for ``training.loop.train``.
         WeightsError: the weights can't be written.
         ZooError: the architecture can't be built.
     """
-    channels = data.images_BHWC.shape[3]
-    built = build_model(config.architecture, classes=len(data.classes), channels=channels, seed=config.loop.seed)
-    normalisation = Normalisation(mean=built.preset.mean, std=built.preset.std)
-    config = replace(config, loop=replace(config.loop, normalisation=normalisation))
-    log = folder / f"{config.name}.jsonl"
-    _start_log(log)
-    reports = train(built.module, data, config.loop, device=device, log=log, progress=progress)
-    weights = folder / f"{config.name}.safetensors"
-    metadata: dict[str, str | int] = {
-        "architecture": config.architecture,
-        "seed": config.loop.seed,
-        "data_sha256": data.sha256,
-    }
-    write_weights(built.module, weights, metadata)
-    return TrainedMember(config=config, model=built.module, reports=reports, weights=weights)
+    built = build_member(config, data)
+    result = train(
+        built.module,
+        data,
+        config.loop,
+        normalisation,
+        device=device,
+        folder=folder,
+        scores_N=scores_N,
+        observers=observers,
+        progress=progress,
+        energy_meter=energy_meter,
+        tensorboard=tensorboard,
+    )
+    if folder is not None:
+        metadata: dict[str, str | int] = {
+            "architecture": config.architecture,
+            "seed": config.loop.seed,
+            "data_sha256": data.sha256,
+        }
+        write_weights(built.module, folder / WEIGHTS_FILE, metadata)
+    return TrainedMember(config=config, model=built.module, normalisation=normalisation, result=result, device=device)
 
 
-def _start_log(log: Path) -> None:
-    try:
-        log.parent.mkdir(parents=True, exist_ok=True)
-        log.write_bytes(b"")
-    except OSError as error:
-        raise DataError(f"{error.filename or log}: {error.strerror}") from error
+def build_member(config: MemberConfig, data: LabelledImages) -> BuiltModel:
+    """Build a member for some images, with weights drawn by its seed.
+
+    Raises:
+        DataError: the images are not square, or have other channels than the architecture takes.
+        ZooError: the architecture can't be built.
+    """
+    _, height, width, channels = data.images_BHWC.shape
+    if height != width:
+        raise DataError(f"images: got {height}x{width} pixels; must be square")
+    built = build_model(
+        config.architecture,
+        classes=len(data.classes),
+        channels=channels,
+        image_size=height,
+        arguments=config.arguments,
+        seed=config.loop.seed,
+    )
+    if built.preset.channels != channels:
+        raise DataError(
+            f"images: got {channels} channels; must be {built.preset.channels}, which {config.architecture} takes"
+        )
+    return built
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class MemberTrainer:
+    """Trains a member's network as a proxy (``training.selection``).
+
+    Attributes:
+        config: the proxy; its loop's seed is replaced by the selection's.
+        normalisation: of the images.
+        device: where to train.
+        progress: called after each epoch.
+    """
+
+    config: MemberConfig
+    normalisation: Normalisation
+    device: str = "cpu"
+    progress: Progress | None = None
+
+    @property
+    def description(self) -> Mapping[str, JsonValue]:
+        """What is trained and how, as a subset's file and a member's card tell it."""
+        loop = self.config.loop
+        return {
+            "architecture": self.config.architecture,
+            "arguments": dict(self.config.arguments),
+            "epochs": loop.epochs,
+            "batch_size": loop.batch_size,
+            "data_schedule": format_data_schedule(loop.data_schedule),
+        }
+
+    def train(self, data: LabelledImages, *, seed: int, observers: Sequence[ScoreMeter] = ()) -> TrainedProxy:
+        """Train a new proxy from scratch."""
+        config = replace(self.config, loop=replace(self.config.loop, seed=seed))
+        member = train_member(
+            config, data, self.normalisation, device=self.device, observers=observers, progress=self.progress
+        )
+        return TrainedProxy(
+            model=member.model,
+            normalisation=member.normalisation,
+            evaluations=member.result.evaluations,
+            device=member.device,
+        )

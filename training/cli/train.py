@@ -1,0 +1,74 @@
+"""The command ``train``: the members alone, on a subset and under a policy schedule given as files."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from training.cli.console import listening
+from training.cli.options import (
+    AddressOption,
+    DataOption,
+    DeviceOption,
+    OutOption,
+    RecipeArgument,
+    SeedOption,
+    SetOption,
+    ZooOption,
+)
+
+_MEMBERS = "The members"
+
+
+def register(app: typer.Typer) -> None:
+    """Add ``train``."""
+    app.command("train")(train)
+
+
+def train(
+    recipe: RecipeArgument,
+    *,
+    subset: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Train on these images, as cascade-train select wrote them. [default: all]",
+            rich_help_panel=_MEMBERS,
+        ),
+    ] = None,
+    policy_schedule: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Augment by this schedule, as cascade-train search-policy wrote it, or one of PBA's published text"
+            " files. [default: the recipe's augmentation]",
+            rich_help_panel=_MEMBERS,
+        ),
+    ] = None,
+    data_schedule: Annotated[
+        str | None,
+        typer.Option(
+            metavar="SCHEDULE",
+            help="Which part of the data each epoch trains on: none, step:FRACTION:SHARE, increment:FRACTION,"
+            " cut:CUTS[:MODE] or infobatch. [default: the recipe's]",
+            rich_help_panel=_MEMBERS,
+        ),
+    ] = None,
+    data: DataOption = None,
+    out: OutOption = None,
+    zoo: ZooOption = None,
+    device: DeviceOption = "cpu",
+    seed: SeedOption = 0,
+    settings: SetOption = None,
+    address: AddressOption = None,
+) -> None:
+    """Train and evaluate the recipe's members, without its selection and policy search."""
+    from training.cli.orders import finish, make_order, with_data_schedule
+    from training.pipeline.running import train_only
+
+    order = make_order(recipe, data=data, out=out, device=device, seed=seed, settings=settings, address=address)
+    if data_schedule is not None:
+        order = with_data_schedule(order, data_schedule)
+    with listening() as listener:
+        train_only(order, listener, subset=subset, policy_schedule=policy_schedule)
+        finish(order, zoo, listener)

@@ -1,0 +1,1 @@
+"""From images to trained members, stage by stage, each a hand-over of files."""
