@@ -36,6 +36,8 @@ class LoopConfig:
         gradient_clip: largest L2 norm of all gradients together; None leaves them as they are.
         ema_decay: of the exponential moving average of the weights, per update; None keeps no average.
         ema_every: steps from one update of the average to the next.
+        ema_lookahead: the average also becomes the model's weights at each update, and its decay grows with the run
+            (Zhang et al., arXiv 1907.08610, as airbench has it).
         flip_tta: validation averages an image's and its mirror image's logits.
         precision: of convolutions and matrix products.
         channels_last: images and filters lie in memory with the channels last, which tensor cores want.
@@ -53,6 +55,7 @@ class LoopConfig:
     gradient_clip: float | None = None
     ema_decay: float | None = None
     ema_every: int = 1
+    ema_lookahead: bool = False
     flip_tta: bool = False
     precision: Precision = Precision.FP32
     channels_last: bool = False
@@ -69,3 +72,5 @@ class LoopConfig:
             raise ValueError(f"gradient_clip: got {self.gradient_clip}; must be above 0 and finite")
         if self.ema_decay is not None and not 0 <= self.ema_decay < 1:
             raise ValueError(f"ema_decay: got {self.ema_decay}; must be at least 0 and under 1")
+        if self.ema_lookahead and self.ema_decay is None:
+            raise ValueError("ema_decay: got none; ema_lookahead must have one")

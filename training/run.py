@@ -28,6 +28,7 @@ from training.loop_config import LoopConfig
 from training.randomness import Randomness
 from training.reports import EpochReport
 from training.steps import Batch, StepOutcome, Stepper
+from training.whitening import apply_whitening
 
 
 class BatchObserver(Protocol):
@@ -87,7 +88,8 @@ class TrainingRun:
         device: where.
 
     Args:
-        model: takes normalised float32 [B, C, H, W], gives logits [B, K]. Frozen parameters stay as they are.
+        model: takes normalised float32 [B, C, H, W], gives logits [B, K]. A whitening layer is set from the data; other
+            frozen parameters stay as they are.
         data: training images; they are copied to the device, whole, as uint8.
         config: how.
         normalisation: of the pixels; its mean also is the colour that augmentation fills gaps with.
@@ -120,6 +122,7 @@ class TrainingRun:
         self._normalisation = normalisation
         self._source = data
         self._data = hold_on_device(data, self.device)
+        apply_whitening(self.model, data, normalisation)
         self._schedule = make_data_schedule(config.data_schedule, len(data), config.epochs, scores_N)
         self._augmentation = make_augmentation(config.augment, [round(255 * mean) for mean in normalisation.mean])
         self._step = Stepper(self.model, config, normalisation, self.device)
@@ -218,8 +221,8 @@ class TrainingRun:
         )
 
     def averaged_model(self) -> nn.Module:
-        """Give the weights to use, in evaluation mode: their average where one is kept, else the model itself."""
-        return self.model.eval()
+        """Give the weights to use, in evaluation mode: a copy with their average, where one is kept; else the model."""
+        return self._step.averaged_model()
 
     def state_dict(self) -> dict[str, Any]:
         """Give a snapshot of everything that a resumed run needs: tensors and plain values only.

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from training.ema import WeightAverage
 from training.inputs import Normalisation
 from training.loop_config import LoopConfig, Precision
 from training.optim import make_optimizer, schedule_lr
@@ -79,6 +80,7 @@ class Stepper:
         self._optimizer = make_optimizer(model, config.optim)
         self._parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
         self._scaler = torch.amp.GradScaler(device.type, enabled=config.precision is Precision.FP16)
+        self._average = _make_average(model, config)
 
     def __call__(self, batch: Batch, position: float) -> StepOutcome:
         """Train on one batch.
@@ -93,6 +95,8 @@ class Stepper:
             logits_BK, batch.labels_B, reduction="none", label_smoothing=self._config.label_smoothing
         )
         self._descend(losses_B if batch.weights_B is None else losses_B * batch.weights_B)
+        if self._average is not None:
+            self._average.update(position)
         return StepOutcome(losses_B=losses_B.detach(), correct_B=logits_BK.detach().argmax(dim=1) == batch.labels_B)
 
     def _predict(self, images_BCHW: Tensor) -> Tensor:
@@ -114,14 +118,30 @@ class Stepper:
         self._scaler.step(self._optimizer)
         self._scaler.update()
 
+    def averaged_model(self) -> nn.Module:
+        """Give the weights to use, in evaluation mode: a copy with their average, where one is kept; else the model."""
+        return self._model.eval() if self._average is None else self._average.averaged_model()
+
     def state_dict(self) -> dict[str, Any]:
-        """Give the states of optimiser and scaler; tensors are shared with them."""
-        return {"optimizer": self._optimizer.state_dict(), "scaler": self._scaler.state_dict()}
+        """Give the states of optimiser, scaler and average; tensors are shared with them."""
+        return {
+            "optimizer": self._optimizer.state_dict(),
+            "scaler": self._scaler.state_dict(),
+            "average": None if self._average is None else self._average.state_dict(),
+        }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Take up such states, and share their tensors."""
         self._optimizer.load_state_dict(state["optimizer"])
         self._scaler.load_state_dict(state["scaler"])
+        if self._average is not None:
+            self._average.load_state_dict(state["average"])
+
+
+def _make_average(model: nn.Module, config: LoopConfig) -> WeightAverage | None:
+    if config.ema_decay is None:
+        return None
+    return WeightAverage(model, config.ema_decay, config.ema_every, is_lookahead=config.ema_lookahead)
 
 
 class DeviceNormaliser:
