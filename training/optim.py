@@ -1,15 +1,13 @@
 """Optimisers: which parameters go to which, how fast each kind learns, and what decays."""
 
 import math
-from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Any, assert_never, overload
+from typing import Any, assert_never
 
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LambdaLR
 
 from model_zoo.architectures.whitening_layer import WhiteningConv2d
 from training.joint_optimizer import JointOptimizer
@@ -72,9 +70,6 @@ class OptimConfig:
     filter_momentum: float = 0.6
     newton_schulz_steps: int = 3
     normalise_filters: bool = True
-    # Until the loop takes its rates from training.lr.
-    peak_lr: float = 0.2
-    warmup_share: float = 0.25
 
     def __post_init__(self) -> None:
         for name in ("momentum", "beta2", "filter_momentum"):
@@ -88,14 +83,11 @@ class OptimConfig:
             "head_lr_factor",
             "whitening_bias_lr_factor",
             "rest_lr_factor",
-            "peak_lr",
         ):
             if not 0 < getattr(self, name) < math.inf:
                 raise ValueError(f"{name}: got {getattr(self, name)}; must be above 0 and finite")
         if not 0 < self.whitening_bias_share <= 1:
             raise ValueError(f"whitening_bias_share: got {self.whitening_bias_share}; must be above 0 and at most 1")
-        if not 0 < self.warmup_share < 1:
-            raise ValueError(f"warmup_share: got {self.warmup_share}; must be between 0 and 1, both excluded")
         if self.rest not in (OptimizerName.SGD, OptimizerName.ADAMW):
             raise ValueError(f"rest: got {self.rest.value!r}; must be 'sgd' or 'adamw'")
         if self.newton_schulz_steps < 1:
@@ -115,25 +107,12 @@ class _Role(StrEnum):
 Group = dict[str, Any]
 
 
-@overload
-def make_optimizer(model: nn.Module, config: OptimConfig) -> Optimizer: ...
-
-
-@overload
-def make_optimizer(
-    model: Iterable[nn.Parameter], config: OptimConfig, total_steps: int
-) -> tuple[Optimizer, LambdaLR]: ...
-
-
-def make_optimizer(
-    model: nn.Module | Iterable[nn.Parameter], config: OptimConfig, total_steps: int = 0
-) -> Optimizer | tuple[Optimizer, LambdaLR]:
+def make_optimizer(model: nn.Module, config: OptimConfig) -> Optimizer:
     """Build the optimiser of a model's trained parameters.
 
     Args:
         model: frozen parameters are left out.
         config: which optimiser.
-        total_steps: of the previous loop.
 
     Returns:
         an optimiser whose groups hold ``name``, ``lr_factor`` and ``schedule_share``. Its rates are 0 until
@@ -142,8 +121,6 @@ def make_optimizer(
     Raises:
         ValueError: nothing of the model is trained.
     """
-    if not isinstance(model, nn.Module):
-        return _one_cycle_optimizer(model, config, total_steps)
     groups = _groups(model, config)
     if not groups:
         raise ValueError("model: got no parameter that is trained; must have one")
@@ -292,22 +269,3 @@ def _normalise_filters(optimizer: Optimizer, args: object, kwargs: object) -> No
         for group in optimizer.param_groups:
             for filters_O in group["params"]:
                 filters_O.mul_(len(filters_O) ** 0.5 / filters_O.norm())
-
-
-def _one_cycle_optimizer(
-    parameters: Iterable[nn.Parameter], config: OptimConfig, total_steps: int
-) -> tuple[Optimizer, LambdaLR]:
-    trained = [parameter for parameter in parameters if parameter.requires_grad]
-    groups: list[Group] = [
-        {"params": [item for item in trained if item.ndim >= 2], "weight_decay": config.weight_decay},
-        {"params": [item for item in trained if item.ndim < 2], "weight_decay": 0.0},
-    ]
-    optimizer = _plain(config.name, groups, config)
-    set_lr(optimizer, config.peak_lr)
-    return optimizer, LambdaLR(optimizer, lambda step: cycle_factor(step, total_steps, config.warmup_share))
-
-
-def cycle_factor(step: int, total_steps: int, warmup_share: float) -> float:
-    """Give the previous loop's share of the peak learning rate at a step."""
-    position = (step + 0.5) / total_steps
-    return max(0.0, min(position / warmup_share, (1 - position) / (1 - warmup_share)))
