@@ -182,15 +182,20 @@ def draw_study(study: SelectionStudy) -> Figure:
         if study.full.std is not None:
             low, high = study.full.mean - study.full.std, study.full.mean + study.full.std
             axes.axhspan(100 * low, 100 * high, color="black", alpha=0.07, linewidth=0)
-    seeds = sorted({len(point.accuracies) for arm in study.arms for point in arm.points})
     axes.set_xlabel(f"images of {study.num_images:,} that the target is trained on")
-    axes.set_ylabel(
-        f"accuracy, % (mean ± std of {' to '.join(str(n) for n in dict.fromkeys((seeds[0], seeds[-1])))} seeds)"
-    )
+    axes.set_ylabel(f"accuracy, % ({_tell_seeds(study.arms)})")
     axes.set_title(study.title, fontsize=10)
     axes.grid(visible=True, alpha=0.25)
     figure.legend(loc="outside lower center", ncols=3, fontsize=9, frameon=False)
     return figure
+
+
+def _tell_seeds(arms: Sequence[CurveArm]) -> str:
+    counts = {len(point.accuracies) for arm in arms for point in arm.points}
+    fewest, most = min(counts), max(counts)
+    if most == 1:
+        return "1 seed"
+    return f"mean ± std of {most if fewest == most else f'{fewest} to {most}'} seeds"
 
 
 def _styles(arms: Sequence[CurveArm]) -> Mapping[str, dict[str, Any]]:

@@ -107,7 +107,9 @@ def test_chunks_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
 class _Largest(TorchDispatchMode):
     """Notes the most elements of any tensor made."""
 
-    elements = 0
+    def __init__(self) -> None:
+        TorchDispatchMode.__init__(self)
+        self.elements = 0
 
     def __torch_dispatch__(
         self,
