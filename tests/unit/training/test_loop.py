@@ -1,28 +1,28 @@
-"""The loop: it learns, repeats itself by seed, tells what it did, and stops at the step that broke."""
+"""Training from start to end: it learns, repeats itself by seed, tells what it did, and goes on after a kill."""
 
 import json
+from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from small_runs import CONFIG, NORMALISATION, are_equal, copy_weights, small_digits, small_model
 from torch import Tensor, nn
 
-from training.data.digits import load_digits
+from training.augment.config import AugmentConfig, Flip, PolicyKind
+from training.checkpoint import read_checkpoint
 from training.data.images import LabelledImages
-from training.errors import DataError, DivergedError
-from training.evaluation import evaluate, predict
-from training.inputs import Normalisation, normalise
-from training.loop import EpochReport, LoopConfig, train
+from training.data_schedule.config import DataStep, InfoBatch, parse_data_schedule
+from training.energy import Energy
+from training.errors import CheckpointError, DataError, DivergedError, LogError
+from training.evaluation import evaluate
+from training.inputs import Normalisation
+from training.loop import EpochReport, LoopConfig, TrainingResult, train
+from training.loop_config import Precision
+from training.lr import OneCycle
 from training.optim import OptimConfig, OptimizerName
-
-CONFIG = LoopConfig(epochs=3, batch_size=50, max_shift_px=1, label_smoothing=0.1)
-
-
-@pytest.fixture(scope="module")
-def digits() -> LabelledImages:
-    return load_digits().take(np.arange(500))
 
 
 @pytest.fixture(autouse=True)
@@ -30,64 +30,220 @@ def _one_thread() -> None:
     torch.set_num_threads(1)
 
 
-def make_model(seed: int = 0) -> nn.Module:
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        return nn.Sequential(
-            nn.Conv2d(1, 8, 3, stride=2), nn.BatchNorm2d(8), nn.ReLU(), nn.Flatten(), nn.Dropout(0.1), nn.Linear(72, 10)
-        )
-
-
-def weights(model: nn.Module) -> list[Tensor]:
-    return [tensor.clone() for tensor in model.state_dict().values()]
+def run_digits(model: nn.Module, config: LoopConfig = CONFIG, **options: object) -> TrainingResult:
+    return train(model, small_digits(), config, NORMALISATION, **options)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
-    "optim", [OptimConfig(), OptimConfig(name=OptimizerName.ADAMW, peak_lr=0.01)], ids=lambda optim: optim.name
+    "config",
+    [
+        CONFIG,
+        replace(CONFIG, optim=OptimConfig(name=OptimizerName.ADAMW), lr=OneCycle(peak_lr=0.01)),
+        replace(CONFIG, precision=Precision.BF16, channels_last=True),
+        replace(CONFIG, ema_decay=0.95, ema_every=2, gradient_clip=1.0),
+        replace(CONFIG, ema_decay=0.95, ema_every=5, ema_lookahead=True),
+        replace(CONFIG, data_schedule=InfoBatch()),
+        replace(CONFIG, data_schedule=DataStep()),
+    ],
+    ids=["plain", "adamw", "bf16", "average", "lookahead", "infobatch", "step"],
 )
-def test_it_learns_digits(digits: LabelledImages, optim: OptimConfig) -> None:
-    model = make_model()
-    held_out = load_digits().take(np.arange(1000, 1300))
-    before = evaluate(model, held_out, CONFIG.normalisation).top1
-    reports = train(model, digits, replace(CONFIG, epochs=20, optim=optim))
-    after = evaluate(model, held_out, CONFIG.normalisation)
+def test_it_learns_digits(config: LoopConfig) -> None:
+    model = small_model()
+    held_out = small_digits(300, 1000)
+    before = evaluate(model, held_out, NORMALISATION).top1
+    result = run_digits(model, replace(config, epochs=16))
     assert before < 0.4
-    assert after.top1 > 0.85
-    assert (after.n, after.data_sha256) == (300, held_out.sha256)
-    assert after.interval[0] < after.top1 < after.interval[1]
-    assert reports[-1].loss < 0.6 * reports[0].loss
+    assert evaluate(model, held_out, NORMALISATION).top1 > 0.82
+    assert result.reports[-1].loss < 0.6 * result.reports[0].loss
     assert not model.training
 
 
-def test_the_same_seed_gives_the_same_bits(digits: LabelledImages) -> None:
-    models = [make_model() for _ in range(3)]
+def test_the_same_seed_gives_the_same_bits() -> None:
+    models = [small_model() for _ in range(3)]
     for model, seed in zip(models, (5, 5, 6), strict=True):
-        train(model, digits, replace(CONFIG, seed=seed))
-    first, again, other = (weights(model) for model in models)
-    assert all(torch.equal(a, b) for a, b in zip(first, again, strict=True))
-    assert not all(torch.equal(a, b) for a, b in zip(first, other, strict=True))
+        run_digits(model, replace(CONFIG, seed=seed))
+    first, again, other = (copy_weights(model) for model in models)
+    assert are_equal(first, again)
+    assert not are_equal(first, other)
 
 
-def test_the_global_generator_is_given_back_as_it_was(digits: LabelledImages) -> None:
-    before = torch.random.get_rng_state()
-    train(make_model(), digits, replace(CONFIG, epochs=1))
-    assert torch.equal(before, torch.random.get_rng_state())
-
-
-def test_reports_log_and_progress_tell_the_same(digits: LabelledImages, tmp_path: Path) -> None:
+def test_reports_logs_and_progress_tell_the_same(tmp_path: Path) -> None:
     told: list[EpochReport] = []
-    log = tmp_path / "log.jsonl"
-    reports = train(make_model(), digits, CONFIG, log=log, progress=told.append)
-    assert list(reports) == told
-    assert [json.loads(line) for line in log.read_text().splitlines()] == [asdict(report) for report in reports]
-    assert [(report.epoch, report.epochs, report.evaluations) for report in reports] == [
+    held_out = small_digits(300, 1000)
+    result = run_digits(small_model(), folder=tmp_path, validation=held_out, progress=told.append)
+    assert list(result.reports) == told
+    lines = (tmp_path / "log.jsonl").read_text().splitlines()
+    assert [json.loads(line) for line in lines] == [asdict(report) for report in told]
+    table = [line.split("\t") for line in (tmp_path / "dawnbench.tsv").read_text().splitlines()]
+    assert table == [
+        ["epoch", "hours", "top1Accuracy"],
+        *(
+            [str(report.epoch), f"{report.seconds / 3600:.8f}", f"{100 * (report.validation_accuracy or 0):.2f}"]
+            for report in told
+        ),
+    ]
+    assert [(report.epoch, report.epochs, report.evaluations) for report in told] == [
         (1, 3, 500),
         (2, 3, 1000),
         (3, 3, 1500),
     ]
-    assert 0 < reports[0].seconds < reports[2].seconds
-    assert all(0 <= report.accuracy <= 1 for report in reports)
-    assert reports[2].lr == pytest.approx(0, abs=1e-6)
+    assert 0 < told[0].seconds < told[1].seconds < told[2].seconds == result.seconds <= result.wall_seconds
+    assert 0 < told[0].input_seconds < told[2].input_seconds < result.seconds
+    assert 0 < told[0].process_seconds < told[2].process_seconds == result.process_seconds
+    assert all(0 <= report.accuracy <= 1 for report in told)
+    assert told[0].peak_memory_bytes <= told[2].peak_memory_bytes == result.peak_memory_bytes
+    # Above 10 MiB and under 1 TiB: bytes, neither pages nor kibibytes.
+    assert 10 << 20 < result.peak_memory_bytes < 1 << 40
+    assert (result.evaluations, result.energy) == (1500, Energy())
+
+
+def test_validation_and_checkpoints_every_so_often_and_at_the_end(tmp_path: Path) -> None:
+    kept: list[int] = []
+
+    def look(_: EpochReport) -> None:
+        checkpoint = read_checkpoint(tmp_path / "checkpoint.pt")
+        kept.append(0 if checkpoint is None else len(checkpoint.reports))
+
+    result = run_digits(
+        small_model(),
+        replace(CONFIG, epochs=5),
+        folder=tmp_path,
+        validation=small_digits(100, 1000),
+        progress=look,
+        checkpoint_every=2,
+        validate_every=3,
+    )
+    assert kept == [0, 2, 2, 4, 5]
+    assert [report.validation_accuracy is not None for report in result.reports] == [False, False, True, False, True]
+
+
+def test_validation_is_that_of_the_averaged_weights_with_mirror_images() -> None:
+    model = small_model()
+    held_out = small_digits(300, 1000)
+    config = replace(CONFIG, ema_decay=0.9, flip_tta=True)
+    result = run_digits(model, config, validation=held_out)
+    mirrored = evaluate(model, held_out, NORMALISATION, flip_tta=True).top1
+    assert result.reports[-1].validation_accuracy == mirrored
+    assert mirrored != evaluate(model, held_out, NORMALISATION).top1
+
+
+class KilledError(Exception):
+    pass
+
+
+def kill_after(epoch: int) -> Callable[[EpochReport], None]:
+    def look(report: EpochReport) -> None:
+        if report.epoch == epoch:
+            raise KilledError
+
+    return look
+
+
+class Counting:
+    """Hears batches and counts each image."""
+
+    def __init__(self) -> None:
+        self.seen_N = torch.zeros(2000, dtype=torch.int64)
+
+    def observe(self, ids_B: Tensor, losses_B: Tensor, correct_B: Tensor) -> None:
+        assert losses_B.shape == correct_B.shape == ids_B.shape
+        assert (losses_B.dtype, correct_B.dtype) == (torch.float32, torch.bool)
+        self.seen_N[ids_B] += 1
+
+    def state_dict(self) -> dict[str, Tensor]:
+        return {"seen_N": self.seen_N}
+
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        self.seen_N = state["seen_N"]
+
+
+EVERYTHING = replace(
+    CONFIG,
+    epochs=6,
+    augment=AugmentConfig(
+        pad_px=1, flip=Flip.ALTERNATING, cutout_px=3, policy=PolicyKind.RANDAUGMENT, pad_mode="constant"
+    ),
+    ema_decay=0.9,
+    ema_every=3,
+    data_schedule=InfoBatch(),
+    gradient_clip=2.0,
+    channels_last=True,
+)
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        EVERYTHING,
+        replace(EVERYTHING, precision=Precision.FP16),
+        replace(CONFIG, epochs=6, data_schedule=parse_data_schedule("cut:3:rotate")),
+        replace(CONFIG, epochs=6, optim=OptimConfig(name=OptimizerName.ADAMW), lr=OneCycle(peak_lr=0.01)),
+        replace(CONFIG, epochs=6, optim=OptimConfig(name=OptimizerName.MUON), lr=OneCycle(peak_lr=0.05)),
+    ],
+    ids=["everything", "fp16", "cut", "adamw", "muon"],
+)
+def test_a_killed_run_goes_on_to_the_same_bits(config: LoopConfig, tmp_path: Path) -> None:
+    straight, resumed, counts, resumed_counts = small_model(), small_model(), Counting(), Counting()
+    held_out = small_digits(100, 1000)
+    expected = run_digits(straight, config, validation=held_out, observers=[counts])
+    with pytest.raises(KilledError):
+        # KilledError after its fifth epoch, with a checkpoint of its third.
+        run_digits(
+            resumed,
+            config,
+            validation=held_out,
+            observers=[Counting()],
+            folder=tmp_path,
+            checkpoint_every=3,
+            progress=kill_after(5),
+        )
+    # A new process has new weights: all that counts is in the checkpoint.
+    resumed = small_model(seed=9)
+    told: list[int] = []
+    found = run_digits(
+        resumed,
+        config,
+        validation=held_out,
+        observers=[resumed_counts],
+        folder=tmp_path,
+        progress=lambda report: told.append(report.epoch),
+    )
+    assert told == [4, 5, 6]
+    assert are_equal(copy_weights(straight), copy_weights(resumed))
+    assert [without_times(report) for report in found.reports] == [without_times(report) for report in expected.reports]
+    assert torch.equal(counts.seen_N, resumed_counts.seen_N)
+    assert int(counts.seen_N.sum()) == expected.evaluations
+    epochs = [json.loads(line)["epoch"] for line in (tmp_path / "log.jsonl").read_text().splitlines()]
+    assert epochs == [1, 2, 3, 4, 5, 6]
+    assert len((tmp_path / "dawnbench.tsv").read_text().splitlines()) == 7
+
+
+def without_times(report: EpochReport) -> EpochReport:
+    return replace(report, seconds=0, process_seconds=0, input_seconds=0, peak_memory_bytes=0)
+
+
+def test_a_finished_run_is_not_trained_again(tmp_path: Path) -> None:
+    model, again = small_model(), small_model(seed=3)
+    first = run_digits(model, folder=tmp_path)
+    told: list[EpochReport] = []
+    second = run_digits(again, folder=tmp_path, progress=told.append)
+    assert not told
+    assert second.reports == first.reports
+    assert are_equal(copy_weights(model), copy_weights(again))
+
+
+@pytest.mark.parametrize(
+    ("config", "rows", "message"),
+    [
+        (replace(CONFIG, batch_size=25), 500, r"^batch_size: got 50 in the checkpoint; must be 25, as in this run$"),
+        (replace(CONFIG, epochs=4), 500, r"^epochs: got 3 in the checkpoint; must be 4, as in this run$"),
+        (CONFIG, 499, r"^data_sha256: got [0-9a-f]{64} in the checkpoint; must be [0-9a-f]{64}, as in this run$"),
+    ],
+)
+def test_a_checkpoint_of_another_run_is_refused(tmp_path: Path, config: LoopConfig, rows: int, message: str) -> None:
+    run_digits(small_model(), folder=tmp_path)
+    with pytest.raises(CheckpointError, match=message):
+        train(small_model(), small_digits(rows), config, NORMALISATION, folder=tmp_path)
 
 
 class Breaking(nn.Module):
@@ -95,7 +251,7 @@ class Breaking(nn.Module):
 
     def __init__(self, breaks_at: int) -> None:
         super().__init__()
-        self.inner = make_model()
+        self.inner = small_model()
         self.breaks_at = breaks_at
         self.step = 0
 
@@ -106,30 +262,72 @@ class Breaking(nn.Module):
 
 
 @pytest.mark.parametrize(("breaks_at", "epoch"), [(1, 1), (7, 1), (10, 1), (11, 2), (29, 3)])
-def test_nan_stops_and_names_the_step(digits: LabelledImages, breaks_at: int, epoch: int) -> None:
+def test_nan_stops_and_names_the_step(breaks_at: int, epoch: int) -> None:
     message = f"step {breaks_at} \\(epoch {epoch}\\): loss: got nan; must be finite; try a peak_lr below 0.2"
     with pytest.raises(DivergedError, match=f"^{message}$") as caught:
-        train(Breaking(breaks_at), digits, CONFIG)
+        run_digits(Breaking(breaks_at))
     assert caught.value.step == breaks_at
 
 
-def test_no_images_or_other_channels(digits: LabelledImages) -> None:
+def test_nan_names_the_last_good_checkpoint_and_leaves_it(tmp_path: Path) -> None:
+    path = tmp_path / "checkpoint.pt"
+    with pytest.raises(DivergedError, match=rf"peak_lr below 0\.2; the last good checkpoint is {path}$") as caught:
+        run_digits(Breaking(25), folder=tmp_path)
+    assert caught.value.checkpoint == path
+    checkpoint = read_checkpoint(path)
+    assert checkpoint is not None
+    assert [report.epoch for report in checkpoint.reports] == [1, 2]
+    with pytest.raises(DivergedError, match=r"below 0\.2$"):
+        run_digits(Breaking(1), folder=tmp_path / "other")
+
+
+def test_no_images_or_other_channels() -> None:
+    nothing = small_digits().take(np.array([], dtype=np.int64))
     with pytest.raises(DataError, match=r"^images: got \[0, 8, 8, 1\]; must be at least one, with 1 channels$"):
-        train(make_model(), digits.take(np.array([], dtype=np.int64)), CONFIG)
-    rgb = replace(CONFIG, normalisation=Normalisation(mean=(0.5,) * 3, std=(0.5,) * 3))
+        train(small_model(), nothing, CONFIG, NORMALISATION)
+    rgb = Normalisation(mean=(0.5,) * 3, std=(0.5,) * 3)
     with pytest.raises(DataError, match=r"^images: got \[500, 8, 8, 1\]; must be at least one, with 3 channels$"):
-        train(make_model(), digits, rgb)
+        train(small_model(), small_digits(), CONFIG, rgb)
 
 
-def test_no_batch_is_left_with_a_single_image(digits: LabelledImages) -> None:
-    # 101 images in batches of 50 would leave one over, on which batch normalisation of a 1x1 map fails.
-    model = nn.Sequential(nn.Conv2d(1, 4, 8), nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(4, 10))
-    train(model, digits.take(np.arange(101)), replace(CONFIG, epochs=1))
+def test_a_folder_that_can_not_be_written(tmp_path: Path) -> None:
+    (tmp_path / "taken").write_bytes(b"")
+    with pytest.raises((LogError, CheckpointError), match=r"taken.*: (Not a directory|File exists)$"):
+        run_digits(small_model(), folder=tmp_path / "taken")
 
 
-def test_a_batch_may_be_larger_than_the_data(digits: LabelledImages) -> None:
-    reports = train(make_model(), digits.take(np.arange(20)), replace(CONFIG, epochs=1, batch_size=10_000))
-    assert reports[0].evaluations == 20
+class FakeMeter:
+    """Ten joules a reading."""
+
+    def __init__(self) -> None:
+        self.told: list[str] = []
+
+    def start(self) -> None:
+        self.told.append("start")
+
+    def read(self) -> Energy:
+        self.told.append("read")
+        return Energy(joules=10.0 * self.told.count("read"), co2_kg=0.5, tool="fake")
+
+    def stop(self) -> None:
+        self.told.append("stop")
+
+
+def test_energy_sums_over_the_processes_of_a_run(tmp_path: Path) -> None:
+    config = replace(CONFIG, epochs=2)
+    first = FakeMeter()
+    with pytest.raises(KilledError):
+        run_digits(small_model(), config, folder=tmp_path, energy_meter=first, progress=kill_after(1))
+    assert first.told == ["start", "read", "stop"]
+    result = run_digits(small_model(), config, folder=tmp_path, energy_meter=FakeMeter())
+    # Ten up to the checkpoint; then a reading for the second checkpoint, and the last one.
+    assert result.energy == Energy(joules=10.0 + 20.0, co2_kg=1.0, tool="fake")
+
+
+def test_tensorboard_is_written_beside(tmp_path: Path) -> None:
+    pytest.importorskip("tensorboard")
+    run_digits(small_model(), replace(CONFIG, epochs=1), folder=tmp_path, tensorboard=True)
+    assert len(list((tmp_path / "tensorboard").iterdir())) == 1
 
 
 @pytest.mark.parametrize(
@@ -137,10 +335,12 @@ def test_a_batch_may_be_larger_than_the_data(digits: LabelledImages) -> None:
     [
         ("epochs", 0, "must be at least 1"),
         ("batch_size", 0, "must be at least 1"),
-        ("max_shift_px", -1, "must be at least 0"),
+        ("ema_every", 0, "must be at least 1"),
         ("seed", -1, "must be at least 0"),
         ("label_smoothing", 1.0, "must be at least 0 and under 1"),
         ("label_smoothing", float("nan"), "must be at least 0 and under 1"),
+        ("gradient_clip", 0.0, "must be above 0 and finite"),
+        ("ema_decay", 1.0, "must be at least 0 and under 1"),
     ],
 )
 def test_ranges(field: str, value: float, limit: str) -> None:
@@ -148,30 +348,12 @@ def test_ranges(field: str, value: float, limit: str) -> None:
         LoopConfig(**{field: value})  # type: ignore[arg-type]
 
 
-def test_normalisation_by_hand() -> None:
-    pixels_BCHW = torch.tensor([0, 255], dtype=torch.uint8).reshape(1, 2, 1, 1)
-    normalised_BCHW = normalise(pixels_BCHW, Normalisation(mean=(0.5, 0.2), std=(0.25, 0.4)))
-    torch.testing.assert_close(normalised_BCHW.flatten(), torch.tensor([-2.0, 2.0]))
+def test_a_lookahead_needs_an_average() -> None:
+    with pytest.raises(ValueError, match=r"^ema_decay: got none; ema_lookahead must have one$"):
+        LoopConfig(ema_lookahead=True)
 
 
-@pytest.mark.parametrize(
-    ("mean", "std", "message"),
-    [
-        ((0.5,), (0.5, 0.5), r"^mean, std: got 1 and 2 channels; must be equally many$"),
-        ((), (), r"^mean, std: got 0 and 0 channels; must be equally many$"),
-        ((0.5,), (0.0,), r"^std: got \(0\.0,\); must be above 0 and finite$"),
-    ],
-)
-def test_normalisations_ranges(mean: tuple[float, ...], std: tuple[float, ...], message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        Normalisation(mean=mean, std=std)
-
-
-def test_prediction_does_not_depend_on_batches_and_leaves_the_mode(digits: LabelledImages) -> None:
-    model = make_model().train()
-    at_once_BK = predict(model, digits, CONFIG.normalisation, batch_size=500)
-    in_parts_BK = predict(model, digits, CONFIG.normalisation, batch_size=33)
-    np.testing.assert_allclose(in_parts_BK, at_once_BK, atol=1e-5)
-    assert at_once_BK.shape == (500, 10)
-    assert at_once_BK.dtype == np.float32
-    assert model.training
+def test_a_data_set_of_one_image() -> None:
+    one: LabelledImages = small_digits(1)
+    plain = nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
+    assert train(plain, one, CONFIG, NORMALISATION).evaluations == 3
