@@ -1,0 +1,258 @@
+"""A run epoch by epoch: what it asks of augmentation, data schedule and learning rate, and its snapshots."""
+
+from dataclasses import replace
+from itertools import chain
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from pydantic import TypeAdapter
+from small_runs import CONFIG, NORMALISATION, are_equal, copy_weights, small_digits, small_model
+from torch import Tensor, nn
+
+from model_zoo.registry import build_model
+from training.augment.augmentation import Moment
+from training.augment.config import AugmentConfig
+from training.data.images import LabelledImages
+from training.data_schedule.config import DataStep, InfoBatch
+from training.errors import CheckpointError, DataError
+from training.inputs import Normalisation
+from training.loop_config import LoopConfig
+from training.lr import OneCycle
+from training.run import TrainingRun
+from training.whitening import apply_whitening
+
+
+@pytest.fixture(autouse=True)
+def _one_thread() -> None:
+    torch.set_num_threads(1)
+
+
+def make_run(config: LoopConfig = CONFIG, model: nn.Module | None = None, **options: Any) -> TrainingRun:
+    return TrainingRun(model or small_model(), small_digits(), config, NORMALISATION, **options)
+
+
+class Recorder:
+    """Notes what it is asked for, and changes nothing."""
+
+    def __init__(self) -> None:
+        self.moments: list[Moment] = []
+        self.ids: list[int] = []
+
+    def __call__(self, images_BCHW: Tensor, ids_B: Tensor, moment: Moment, generator: torch.Generator) -> Tensor:
+        assert images_BCHW.dtype == torch.uint8
+        assert generator.device.type == "cpu"
+        self.moments.append(moment)
+        self.ids += ids_B.tolist()
+        return images_BCHW
+
+
+class Listener:
+    """Keeps the ids and losses of each batch."""
+
+    def __init__(self) -> None:
+        self.ids: list[list[int]] = []
+        self.losses: list[Tensor] = []
+
+    def observe(self, ids_B: Tensor, losses_B: Tensor, correct_B: Tensor) -> None:
+        self.ids.append(ids_B.tolist())
+        self.losses.append(losses_B)
+
+
+def test_an_epochs_own_augmentation_takes_the_place_of_the_configurations() -> None:
+    recorder, listener = Recorder(), Listener()
+    run = make_run(observers=[listener])
+    run.run_epoch(recorder)
+    run.run_epoch()
+    run.run_epoch(recorder)
+    assert {(moment.epoch, moment.epochs) for moment in recorder.moments} == {(0, 3), (2, 3)}
+    # The batches are the augmented images, in their order.
+    assert recorder.ids == list(chain.from_iterable(listener.ids[:10] + listener.ids[20:]))
+    assert sorted(recorder.ids[:500]) == list(range(500))
+
+
+def test_observers_hear_ids_of_the_whole_data_set() -> None:
+    listener = Listener()
+    part = small_digits(500).take(np.arange(100, 130))
+    run = TrainingRun(small_model(), part, replace(CONFIG, batch_size=8), NORMALISATION, observers=[listener])
+    run.run_epoch()
+    assert sorted(chain.from_iterable(listener.ids)) == list(range(100, 130))
+    # 30 images in batches of at most 8: four, none smaller than 7.
+    assert sorted(map(len, listener.ids)) == [7, 7, 8, 8]
+
+
+def test_no_more_epochs_than_planned() -> None:
+    run = make_run(replace(CONFIG, epochs=1))
+    assert run.epoch == 0
+    run.run_epoch()
+    assert run.epoch == 1
+    with pytest.raises(ValueError, match=r"^epoch: got 2; must be at most 1, those planned$"):
+        run.run_epoch()
+
+
+def test_the_global_generators_are_given_back_as_they_were() -> None:
+    before = torch.random.get_rng_state()
+    run = make_run()
+    run.run_epoch()
+    run.load_state_dict(run.state_dict())
+    assert torch.equal(before, torch.random.get_rng_state())
+
+
+def test_what_others_draw_between_epochs_changes_nothing() -> None:
+    alone, beside = make_run(), make_run()
+    for _ in range(3):
+        alone.run_epoch()
+        beside.run_epoch()
+        torch.rand(17)
+    assert are_equal(copy_weights(alone.model), copy_weights(beside.model))
+
+
+def test_augmenting_differently_leaves_the_order_of_the_images() -> None:
+    plain, shifted = Listener(), Listener()
+    make_run(observers=[plain]).run_epoch()
+    make_run(replace(CONFIG, augment=AugmentConfig()), observers=[shifted]).run_epoch()
+    assert plain.ids == shifted.ids
+
+
+def test_learning_rates_are_those_of_the_planned_examples() -> None:
+    # 250, 500 and 500 images in batches of 50: the last batch of the first epoch has its middle at 225 of 1250.
+    run = make_run(replace(CONFIG, lr=OneCycle(peak_lr=1.0, warmup_share=0.5), data_schedule=DataStep(share=0.3)))
+    reports = [run.run_epoch() for _ in range(3)]
+    assert [report.evaluations for report in reports] == [250, 750, 1250]
+    expected = [225 / 625, (1250 - 725) / 625, (1250 - 1225) / 625]
+    assert [report.lr for report in reports] == pytest.approx(expected)
+
+
+def test_a_schedule_that_trains_on_less_than_planned_still_ends_where_it_should() -> None:
+    run = make_run(replace(CONFIG, epochs=10, lr=OneCycle(peak_lr=1.0), data_schedule=InfoBatch(prune=0.9)))
+    reports = [run.run_epoch() for _ in range(10)]
+    # 500 + 8 x 275 + 500 planned (an eighth of 10 epochs, rounded, is 1).
+    assert reports[-1].evaluations != 3200
+    # The last epoch has ten batches over 500 of them; its last one has its middle 25 before the end.
+    assert reports[-1].lr == pytest.approx(25 / 3200 / 0.75)
+    counts = np.diff([0, *(report.evaluations for report in reports)])
+    assert counts[0] == counts[-1] == 500
+    assert all(count < 500 for count in counts[2:-1])
+
+
+class FirstPixel(nn.Module):
+    """Ranks by weight alone: its logits are the weight times the first pixel."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(10))
+
+    def forward(self, images_BCHW: Tensor) -> Tensor:
+        return images_BCHW[:, 0, 0, 0, None] * self.weight
+
+
+def test_the_loss_reported_is_the_mean_over_images() -> None:
+    data = LabelledImages(
+        images_BHWC=np.full((3, 8, 8, 1), 255, dtype=np.uint8),
+        labels_B=np.array([0, 0, 1]),
+        ids_B=np.arange(3),
+        classes=tuple("abcdefghij"),
+    )
+    config = LoopConfig(epochs=1, batch_size=2)
+    listener = Listener()
+    report = TrainingRun(FirstPixel(), data, config, NORMALISATION, observers=[listener]).run_epoch()
+    losses_B = torch.cat(listener.losses)
+    assert len(losses_B) == 3
+    assert report.loss == pytest.approx(float(losses_B.mean()))
+    # The first batch meets equal logits: log 10.
+    assert listener.losses[0].tolist() == pytest.approx([float(np.log(10))] * len(listener.losses[0]))
+
+
+def test_a_snapshot_is_not_changed_by_what_follows() -> None:
+    run = make_run(replace(CONFIG, ema_decay=0.9, data_schedule=InfoBatch()))
+    run.run_epoch()
+    state = run.state_dict()
+    run.run_epoch()
+    expected = copy_weights(run.model)
+    # Twice from one snapshot, in two runs that train side by side.
+    twins = [make_run(run.config, small_model(seed=4)) for _ in range(2)]
+    for twin in twins:
+        twin.load_state_dict(state)
+    for twin in twins:
+        twin.run_epoch()
+        assert are_equal(copy_weights(twin.model), expected)
+        assert are_equal(copy_weights(twin.averaged_model()), copy_weights(run.averaged_model()))
+        assert twin.epoch == 2
+
+
+def test_a_snapshot_holds_tensors_and_plain_values_only() -> None:
+    run = make_run(replace(CONFIG, ema_decay=0.9))
+    run.run_epoch()
+
+    def look(value: object) -> None:
+        match value:
+            case dict():
+                for key, item in value.items():
+                    assert isinstance(key, str | int)
+                    look(item)
+            case list() | tuple():
+                for item in value:
+                    look(item)
+            case _:
+                assert value is None or type(value) in (Tensor, int, float, str, bool), type(value)
+
+    look(run.state_dict())
+
+
+def test_states_of_other_runs_are_refused() -> None:
+    run = make_run()
+    state = run.state_dict()
+    with pytest.raises(CheckpointError, match=r"^seed: got 0 in the checkpoint; must be 1, as in this run$"):
+        make_run(replace(CONFIG, seed=1)).load_state_dict(state)
+    with pytest.raises(CheckpointError, match=r"^observers: got \[\] in the checkpoint; must be \['Listener'\], as in"):
+        make_run(observers=[Listener()]).load_state_dict(state)
+    darker = TrainingRun(small_model(), small_digits(), CONFIG, Normalisation(mean=(0.4,)))
+    with pytest.raises(CheckpointError, match=r"^normalisation: got Normalisation\(mean=\(0\.5,\), std=\(0\.5,\)\)"):
+        darker.load_state_dict(state)
+
+
+def test_averaged_weights_leave_the_trained_ones_alone() -> None:
+    run = make_run(replace(CONFIG, ema_decay=0.9))
+    run.run_epoch()
+    averaged = run.averaged_model()
+    assert averaged is not run.model
+    assert not averaged.training
+    assert not are_equal(copy_weights(averaged), copy_weights(run.model))
+    plain = make_run()
+    assert plain.averaged_model() is plain.model
+    assert not plain.model.training
+
+
+def test_scores_order_the_data() -> None:
+    listener = Listener()
+    scores_N = np.arange(500, dtype=np.float32)
+    config = replace(CONFIG, data_schedule=DataStep(fraction=0.1, score="margin"))
+    make_run(config, scores_N=scores_N, observers=[listener]).run_epoch()
+    assert sorted(chain.from_iterable(listener.ids)) == list(range(450, 500))
+    with pytest.raises(DataError, match=r"^scores: got none; must be one an image, of 'margin'$"):
+        make_run(config)
+
+
+def test_a_whitening_layer_is_set_from_the_data_and_stays() -> None:
+    rgb = LabelledImages(
+        images_BHWC=small_digits(64).images_BHWC.repeat(3, axis=3).repeat(4, axis=1).repeat(4, axis=2),
+        labels_B=small_digits(64).labels_B,
+        ids_B=small_digits(64).ids_B,
+        classes=small_digits(64).classes,
+    )
+    normalisation = Normalisation(mean=(0.4, 0.5, 0.6), std=(0.5,) * 3)
+    expected = build_model("resnet9", classes=10, channels=3, seed=0, arguments={"width": 8, "whitening": True}).module
+    assert apply_whitening(expected, rgb, normalisation)
+    model = build_model("resnet9", classes=10, channels=3, seed=1, arguments={"width": 8, "whitening": True}).module
+    TrainingRun(model, rgb, LoopConfig(epochs=1), normalisation).run_epoch()
+    frozen = [name for name, parameter in model.named_parameters() if not parameter.requires_grad]
+    assert frozen
+    for name in frozen:
+        assert torch.equal(model.state_dict()[name], expected.state_dict()[name])
+
+
+def test_a_configuration_is_json_both_ways() -> None:
+    adapter = TypeAdapter(LoopConfig)
+    config = replace(CONFIG, data_schedule=DataStep(fraction=0.1), lr=OneCycle(peak_lr=0.3), ema_decay=0.5)
+    assert adapter.validate_json(adapter.dump_json(config)) == config
