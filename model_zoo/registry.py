@@ -1,4 +1,4 @@
-"""Architectures by name: the zoo's own, and any ``timm/NAME`` or ``torchvision/NAME``."""
+"""Architectures by name: the zoo's own (see ``architectures.catalogue``), any ``timm/NAME`` or ``torchvision/NAME``."""
 
 import difflib
 from collections.abc import Callable, Mapping
@@ -58,7 +58,7 @@ def input_preset(name: str) -> InputPreset:
 
 
 def architecture_names() -> tuple[str, ...]:
-    """Name the zoo's own architectures."""
+    """Name the zoo's own architectures, in the catalogue's order."""
     return tuple(CATALOGUE)
 
 
