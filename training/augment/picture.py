@@ -76,11 +76,12 @@ def _stack(axes: Axes, values_OE: FloatArray, ops: Sequence[str]) -> None:
     """Stack the ops' values; each epoch is as wide as the next."""
     edges = np.arange(values_OE.shape[1] + 1)
     held_OE = np.concatenate([values_OE, values_OE[:, -1:]], axis=1)
-    top_OE = held_OE.cumsum(axis=0)
-    for (color, hatch), top_E, height_E in zip(_styles(ops).values(), top_OE, held_OE, strict=True):
+    borders_OE = np.concatenate([np.zeros_like(held_OE[:1]), held_OE.cumsum(axis=0)])
+    for place, (color, hatch) in enumerate(_styles(ops).values()):
         axes.fill_between(
-            edges, top_E - height_E, top_E, step="post", facecolor=color, hatch=hatch, edgecolor="white", linewidth=0.4
-        )
+            edges, borders_OE[place], borders_OE[place + 1], step="post", facecolor=color, hatch=hatch,
+            edgecolor="white", linewidth=0.4,
+        )  # fmt: skip
     axes.set_xlim(0, edges[-1])
     axes.set_xlabel("epoch")
     axes.grid(visible=True, axis="y", alpha=0.25)
