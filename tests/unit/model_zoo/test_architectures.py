@@ -1,5 +1,6 @@
 """The networks of the sources: parameters as published, gradients, randomness, graphs that agree and cost right."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -55,6 +56,13 @@ FAMILIES = (
     Small("small_vit_xs", {"depth": 2, "dim": 24, "drop_path": 0.5}, (1, 12), is_random=True),
 )
 families = pytest.mark.parametrize("small", FAMILIES, ids=lambda small: small.name)
+
+
+@pytest.fixture(autouse=True)
+def _own_randomness() -> Iterator[None]:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(3)
+        yield
 
 
 def meta_module(name: str, *, classes: int = 10, **arguments: Any) -> nn.Module:

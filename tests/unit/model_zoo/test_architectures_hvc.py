@@ -40,7 +40,8 @@ def test_logits_are_lengths_of_sums_of_element_wise_products() -> None:
 def test_gradient_is_finite_where_all_vectors_are_zero() -> None:
     network = HvcNetwork(classes=3, channels=1, image_size=8, filters=(4, 5))
     nn.init.constant_(network.bn_vectors.bias, -1e3)
-    network(torch.randn(4, 1, 8, 8)).square().sum().backward()
+    images_BCHW = torch.randn(4, 1, 8, 8)
+    network(images_BCHW).square().sum().backward()
     assert all(parameter.grad is not None and parameter.grad.isfinite().all() for parameter in network.parameters())
 
 

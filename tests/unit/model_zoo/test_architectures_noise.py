@@ -1,6 +1,6 @@
 """Shake-Shake's and ShakeDrop's noise against their formulas, and the shortcuts of the residual networks."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import pytest
 import torch
@@ -15,7 +15,7 @@ from model_zoo.architectures.shortcut import padded_shortcut
 
 
 @pytest.fixture(autouse=True)
-def _own_randomness() -> object:
+def _own_randomness() -> Iterator[None]:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(3)
         yield
