@@ -1,7 +1,10 @@
 """Trials that learn by formula: how well one does hangs on its policies alone."""
 
+import os
+import signal
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -45,10 +48,10 @@ class AnalyticTrial:
         return TrialReport(accuracy=float(self.score[0]), evaluations=IMAGES * epochs)
 
     def state_dict(self) -> dict[str, Any]:
-        return {"epoch": self.epoch, "score": self.score, "generator": self._generator.get_state()}
+        return {"epoch": self.epoch, "score": self.score.clone(), "generator": self._generator.get_state()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        self.epoch, self.score = state["epoch"], state["score"]
+        self.epoch, self.score = state["epoch"], state["score"].clone()
         self._generator.set_state(state["generator"])
 
 
@@ -60,3 +63,50 @@ class AnalyticTrials:
 
     def __call__(self, trial: int) -> AnalyticTrial:
         return AnalyticTrial(100 * self.seed + trial, self.epochs, (self.diverging or {}).get(trial))
+
+
+class MortalTrial(AnalyticTrial):
+    """Ends its own process, once, when it comes to an epoch."""
+
+    def __init__(self, seed: int, epochs: int, *, dies_at: int, grave: Path) -> None:
+        super().__init__(seed, epochs)
+        self._dies_at = dies_at
+        self._grave = grave
+
+    def advance(self, epochs: int, policy: Policy) -> TrialReport:
+        if self.epoch >= self._dies_at and not self._grave.exists():
+            self._grave.write_text(str(os.getpid()))
+            os.kill(os.getpid(), signal.SIGKILL)
+        return super().advance(epochs, policy)
+
+
+@dataclass(frozen=True)
+class MortalTrials:
+    """Trial 1 dies on the way."""
+
+    epochs: int
+    dies_at: int
+    grave: Path
+
+    def __call__(self, trial: int) -> AnalyticTrial:
+        if trial == 1:
+            return MortalTrial(trial, self.epochs, dies_at=self.dies_at, grave=self.grave)
+        return AnalyticTrial(trial, self.epochs)
+
+
+class FailingTrial(AnalyticTrial):
+    def advance(self, epochs: int, policy: Policy) -> TrialReport:
+        raise RuntimeError("no room")
+
+
+@dataclass(frozen=True)
+class FailingTrials:
+    """Trial 1 fails for as long as a file is not there."""
+
+    epochs: int
+    mended: Path
+
+    def __call__(self, trial: int) -> AnalyticTrial:
+        if trial == 1 and not self.mended.exists():
+            return FailingTrial(trial, self.epochs)
+        return AnalyticTrial(trial, self.epochs)

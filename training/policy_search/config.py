@@ -7,7 +7,10 @@ from enum import StrEnum
 
 from pydantic import JsonValue
 
-from training.loop import LoopConfig
+from training.augment.config import AugmentConfig, Flip
+from training.loop_config import LoopConfig
+from training.lr import Cosine
+from training.optim import OptimConfig
 from training.policy_search.exploit import QUANTILE
 from training.policy_search.explore import RESAMPLE_PROBABILITY
 
@@ -77,6 +80,17 @@ class RayConfig:
             raise ValueError(f"object_store_bytes: got {self.object_store_bytes}; must be at least {75 * 1024**2}")
 
 
+PAPER_LOOP = LoopConfig(
+    epochs=200,
+    batch_size=128,
+    optim=OptimConfig(weight_decay=5e-4),
+    lr=Cosine(peak_lr=0.1),
+    gradient_clip=5.0,
+    augment=AugmentConfig(pad_px=4, pad_mode="constant", flip=Flip.RANDOM, cutout_px=16),
+)
+"""How the paper trains a trial on CIFAR-10."""
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PolicySearchConfig:
     """A search for an augmentation schedule (Ho et al., ICML 2019, section 3; defaults are those for CIFAR-10).
@@ -91,9 +105,10 @@ class PolicySearchConfig:
         resample_probability: of each number of a policy when it explores, 0..1.
         architecture: a trial's network, a name of ``model_zoo.registry``.
         arguments: of its builder.
-        loop: how a trial is trained. Its crop, flip and cutout are applied after the searched policy; its own policy
+        loop: how a trial is trained. Its crop, flip and Cutout are applied after the searched policy; its own policy
             and seed are not used.
-        seed: of the images chosen, of every trial's weights and order of images, and of exploit and explore.
+        seed: of the images chosen, of each trial's weights, of the order of images, which is the same for all trials,
+            and of exploit and explore.
         backend: what runs the trials.
         checkpoint_interval_s: the local backend writes its state down after the first interval to end so many seconds
             after the last time; 0 is after each. What a killed search has to do again is at most that and an interval.
@@ -108,7 +123,7 @@ class PolicySearchConfig:
     resample_probability: float = RESAMPLE_PROBABILITY
     architecture: str = "wrn40_2"
     arguments: Mapping[str, JsonValue] = field(default_factory=dict)
-    loop: LoopConfig = field(default_factory=lambda: LoopConfig(epochs=200, batch_size=128))
+    loop: LoopConfig = field(default_factory=lambda: PAPER_LOOP)
     seed: int = 0
     backend: Backend = Backend.LOCAL
     checkpoint_interval_s: float = 10.0

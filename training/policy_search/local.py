@@ -1,6 +1,5 @@
 """The in-process population: trials in turn on one device, without ray."""
 
-import copy
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -101,8 +100,7 @@ class _Population:
         generator = np.random.default_rng([self._config.seed, 0, interval])
         for child, parent in choose_parents(accuracies, generator, self._config.quantile).items():
             better = self._contestants[parent]
-            # A copy: optimisers keep the tensors of a state that they load.
-            self._contestants[child].load_state_dict(copy.deepcopy(better.state_dict()))
+            self._contestants[child].load_state_dict(better.state_dict())
             self._contestants[child].policy = explore(better.policy, generator, self._config.resample_probability)
 
     def save(self, path: Path, fingerprint: str) -> None:

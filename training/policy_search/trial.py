@@ -36,11 +36,11 @@ class Trial(Protocol):
         ...
 
     def state_dict(self) -> dict[str, Any]:
-        """Give all that going on from here needs: tensors and plain values only; may share memory with the trial."""
+        """Give a snapshot of all that going on from here needs: tensors and plain values only."""
         ...
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Take up a state, of this trial or of another of the population; it may be kept and changed."""
+        """Take up a snapshot, of this trial or of another of the population; the snapshot stays as it is."""
         ...
 
 
@@ -54,18 +54,22 @@ Progress = Callable[[IntervalRecord], None]
 class Contestant:
     """A trial with its number, its policy and its line of descent; the same for every backend.
 
+    Attributes:
+        epoch: epochs that its weights have behind them.
+        policy: in force from now on.
+
     Args:
         trial: its number, from 0.
         make_trial: makes it.
         config: of the search.
-        policy: in force from now on.
+        policy: the first one.
     """
 
     def __init__(self, trial: int, make_trial: MakeTrial, config: PolicySearchConfig, policy: Policy) -> None:
         self._trial = trial
         self._config = config
         self._trained = make_trial(trial)
-        self._epoch = 0
+        self.epoch = 0
         self._key: str | None = None
         self._diverged = False
         self.policy = policy
@@ -73,18 +77,18 @@ class Contestant:
     @property
     def is_finished(self) -> bool:
         """Tell whether all epochs are done."""
-        return self._epoch >= self._config.epochs
+        return self.epoch >= self._config.epochs
 
     def advance(self, suffix: str = "") -> IntervalRecord:
         """Train and judge for one interval under the policy; see :func:`record_key` for the suffix."""
         began_s = time.perf_counter()
-        epochs = self._config.interval_epochs(self._epoch)
+        epochs = self._config.interval_epochs(self.epoch)
         report = self._report(epochs)
         record = IntervalRecord(
-            key=record_key(self._trial, self._epoch + epochs, suffix),
+            key=record_key(self._trial, self.epoch + epochs, suffix),
             parent=self._key,
             trial=self._trial,
-            start_epoch=self._epoch,
+            start_epoch=self.epoch,
             epochs=epochs,
             policy=self.policy,
             accuracy=report.accuracy,
@@ -92,7 +96,7 @@ class Contestant:
             seconds=time.perf_counter() - began_s,
             diverged=self._diverged,
         )
-        self._epoch, self._key = record.end_epoch, record.key
+        self.epoch, self._key = record.end_epoch, record.key
         return record
 
     def _report(self, epochs: int) -> TrialReport:
@@ -104,9 +108,9 @@ class Contestant:
         return TrialReport(accuracy=0.0, evaluations=0)
 
     def state_dict(self) -> dict[str, Any]:
-        """Give weights and descent, without the policy; may share memory with the trial."""
+        """Give a snapshot of weights and descent, without the policy."""
         return {
-            "epoch": self._epoch,
+            "epoch": self.epoch,
             "key": self._key,
             "diverged": self._diverged,
             "trained": self._trained.state_dict(),
@@ -115,4 +119,4 @@ class Contestant:
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Take up one's own state, or that of a better one: the next record's parent is then the other's last."""
         self._trained.load_state_dict(state["trained"])
-        self._epoch, self._key, self._diverged = state["epoch"], state["key"], state["diverged"]
+        self.epoch, self._key, self._diverged = state["epoch"], state["key"], state["diverged"]

@@ -8,7 +8,7 @@ import pytest
 from fake_trials import IMAGES, AnalyticTrials, merit, zero_policy
 
 from training.errors import PolicySearchError
-from training.loop import LoopConfig
+from training.loop_config import LoopConfig
 from training.policy_search.config import PolicySearchConfig, Strategy
 from training.policy_search.history import IntervalRecord
 from training.policy_search.lineage import best_record, last_records, lineage

@@ -1,0 +1,188 @@
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from fake_trials import IMAGES, AnalyticTrials, zero_policy
+
+from training.augment.config import AugmentConfig
+from training.augment.ops import op_names
+from training.augment.schedule_files import read_policy_schedule, read_schedule_file
+from training.data.digits import load_digits
+from training.data.images import LabelledImages
+from training.errors import DataError, PolicySearchError
+from training.inputs import Normalisation
+from training.loop_config import LoopConfig
+from training.lr import OneCycle
+from training.policy_search.config import PolicySearchConfig, RayConfig
+from training.policy_search.history import IntervalRecord
+from training.policy_search.image_trial import ImageTrials, weights_seed
+from training.policy_search.lineage import last_records
+from training.policy_search.search import SearchResult, search_policy, search_population
+
+EPOCHS = 20
+CONFIG = PolicySearchConfig(population=8, perturbation_interval=3, loop=LoopConfig(epochs=EPOCHS))
+DIGITS = PolicySearchConfig(
+    population=4,
+    perturbation_interval=1,
+    train_images=200,
+    architecture="digits_cnn_s",
+    loop=LoopConfig(epochs=4, batch_size=32, lr=OneCycle(peak_lr=0.1), augment=AugmentConfig(pad_px=1)),
+    checkpoint_interval_s=0,
+)
+NORMALISATION = Normalisation(mean=(0.3053,), std=(0.376,))
+
+
+class _Killed(BaseException):
+    """Stands for the signal that ends a process."""
+
+
+def _search(folder: Path, config: PolicySearchConfig = CONFIG) -> SearchResult:
+    return search_population(config, AnalyticTrials(EPOCHS), zero_policy(), folder, identity={"data": "some"})
+
+
+def _digits() -> tuple[LabelledImages, LabelledImages]:
+    data = load_digits()
+    rows = np.random.default_rng(0).permutation(len(data))
+    return data.take(rows[:600]), data.take(rows[600:800])
+
+
+def _search_digits(folder: Path, config: PolicySearchConfig = DIGITS, killed_at: int | None = None) -> SearchResult:
+    seen: list[IntervalRecord] = []
+
+    def hear(record: IntervalRecord) -> None:
+        seen.append(record)
+        if len(seen) == killed_at:
+            raise _Killed
+
+    return search_policy(config, *_digits(), NORMALISATION, folder, progress=hear)
+
+
+def _untimed(result: SearchResult) -> SearchResult:
+    records = tuple(replace(record, seconds=0.0) for record in result.records)
+    return replace(result, records=records, seconds=0.0, trial_seconds=0.0)
+
+
+def test_the_best_trial_is_the_most_accurate_at_the_end(tmp_path: Path) -> None:
+    result = _search(tmp_path)
+    last = last_records(result.records)
+    assert (
+        result.best_accuracy == max(record.accuracy for record in last.values()) == result.accuracies[result.best_trial]
+    )
+    assert result.schedule == result.schedules[result.best_trial]
+    assert [schedule.epochs for schedule in result.schedules] == [EPOCHS] * 8
+    assert result.evaluations == 8 * EPOCHS * IMAGES
+    assert result.trial_seconds == sum(record.seconds for record in result.records)
+    assert result.seconds >= result.trial_seconds
+    assert len(result.trial_records(3)) == CONFIG.num_intervals
+
+
+def test_a_finished_search_is_read_and_not_run_again(tmp_path: Path) -> None:
+    first = _search(tmp_path)
+    names = sorted(str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*") if path.is_file())
+    assert names == [
+        "fingerprint.txt",
+        "policy_schedule.json",
+        "result.json",
+        *(f"schedules/trial_{trial:04d}.json" for trial in range(8)),
+        "trials.jsonl",
+    ]
+    lines = (tmp_path / "trials.jsonl").read_text().splitlines()
+    assert [json.loads(line)["cloned_from"] for line in lines] == [record.cloned_from for record in first.records]
+
+    def refuse(record: IntervalRecord) -> None:
+        raise AssertionError(record)
+
+    again = search_population(
+        CONFIG, AnalyticTrials(EPOCHS), zero_policy(), tmp_path, identity={"data": "some"}, progress=refuse
+    )
+    assert again == first
+
+
+def test_how_often_states_are_written_may_change(tmp_path: Path) -> None:
+    first = _search(tmp_path)
+    assert _search(tmp_path, replace(CONFIG, checkpoint_interval_s=0, ray=RayConfig(max_failures=1))) == first
+
+
+@pytest.mark.parametrize("other", [replace(CONFIG, seed=1), replace(CONFIG, population=4)])
+def test_the_folder_of_another_search_is_refused(tmp_path: Path, other: PolicySearchConfig) -> None:
+    _search(tmp_path)
+    with pytest.raises(PolicySearchError, match="holds a search of other data or settings"):
+        _search(tmp_path, other)
+
+
+def test_a_damaged_result_is_named(tmp_path: Path) -> None:
+    _search(tmp_path)
+    (tmp_path / "trials.jsonl").write_text("{}\n")
+    with pytest.raises(PolicySearchError, match=r"trials\.jsonl: can't be read"):
+        _search(tmp_path)
+    (tmp_path / "result.json").write_text("{}")
+    with pytest.raises(PolicySearchError, match=r"result\.json: got keys .*must hold fingerprint and seconds"):
+        _search(tmp_path)
+
+
+def test_a_folder_that_can_not_be_written_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(PolicySearchError, match=str(tmp_path / "file")):
+        _search(tmp_path / "file")
+
+
+def test_common_images_are_refused(tmp_path: Path) -> None:
+    train, validation = _digits()
+    mixed = validation.take(np.arange(3))
+    with pytest.raises(DataError, match=f"train and validation share 3 images, such as {mixed.ids_B.min()}"):
+        search_policy(DIGITS, load_digits(), mixed, NORMALISATION, tmp_path)
+    with pytest.raises(DataError, match=r"got 600 and 0 images .* must be at least one each, alike"):
+        search_policy(DIGITS, train, validation.take(np.arange(0)), NORMALISATION, tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_search_on_digits_resumes_to_the_bit(tmp_path: Path) -> None:
+    whole = _search_digits(tmp_path / "whole")
+    with pytest.raises(_Killed):
+        _search_digits(tmp_path / "killed", killed_at=10)
+    resumed = _search_digits(tmp_path / "killed")
+    assert _untimed(resumed) == _untimed(whole)
+    assert whole.evaluations == 4 * 4 * 200
+    assert whole.best_accuracy > 0.5
+    assert {entry.op for segment in whole.schedule.segments for entry in segment.policy} == set(op_names())
+    stored = read_schedule_file(tmp_path / "whole" / "policy_schedule.json")
+    assert stored.schedule == whole.schedule
+    assert stored.metadata == {"trial": whole.best_trial, "validation_accuracy": whole.best_accuracy}
+    for trial, schedule in enumerate(whole.schedules):
+        assert read_policy_schedule(tmp_path / "whole" / "schedules" / f"trial_{trial:04d}.json") == schedule
+    clones = [record for record in whole.records if record.cloned_from is not None]
+    assert len(clones) == DIGITS.num_intervals - 1
+
+
+def test_trials_begin_with_weights_of_their_own() -> None:
+    train, validation = _digits()
+    trials = ImageTrials(DIGITS, train, validation, NORMALISATION, device="cpu", ops=())
+    first, again, second = (trials(number).state_dict()["run"]["model"]["linear.weight"] for number in (0, 0, 1))
+    assert (first == again).all()
+    assert (first != second).any()
+    seeds = {weights_seed(seed, trial) for seed in range(4) for trial in range(16)}
+    assert len(seeds) == 64
+
+
+def test_a_clone_goes_on_like_its_parent() -> None:
+    train, validation = _digits()
+    trials = ImageTrials(DIGITS, train.take(np.arange(100)), validation, NORMALISATION, device="cpu", ops=())
+    parent, child = trials(0), trials(1)
+    policy = zero_policy(0)
+    before = parent.advance(1, policy)
+    child.advance(1, policy)
+    child.load_state_dict(parent.state_dict())
+    reports = [trial.advance(2, policy) for trial in (child, parent)]
+    assert reports[0] == reports[1]
+    assert (before.evaluations, reports[0].evaluations) == (100, 200)
+    weights = [trial.state_dict()["run"]["model"]["linear.weight"] for trial in (child, parent)]
+    assert (weights[0] == weights[1]).all()
+
+
+def test_images_that_are_not_square_are_refused() -> None:
+    train, validation = _digits()
+    cut = replace(train, images_BHWC=train.images_BHWC[:, :6])
+    with pytest.raises(DataError, match="got 6x8 pixels; must be square"):
+        ImageTrials(DIGITS, cut, validation, NORMALISATION, device="cpu", ops=())(0)

@@ -1,0 +1,104 @@
+"""A Ray cluster to search on: one that runs already, or one of our own for as long as the search takes."""
+
+import os
+import shutil
+import sys
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+
+from training.errors import PolicySearchError
+from training.policy_search.config import RayConfig
+
+_QUIET = {
+    "RAY_USAGE_STATS_ENABLED": "0",
+    # Read when ray is first imported: without it, ray takes the machine's own address for the loopback one.
+    "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
+    # What a trial does is written by one logger, chosen by the backend.
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
+    # Paths of data sets stay valid in trials.
+    "RAY_CHDIR_TO_TRIAL_DIR": "0",
+}
+
+
+@contextmanager
+def ray_cluster(config: RayConfig) -> Iterator[None]:
+    """Attach to a cluster, or start one for loopback only and end all its processes and files afterwards.
+
+    A connection that this process has already is used, and left as it is.
+
+    Args:
+        config: which cluster.
+
+    Raises:
+        PolicySearchError: ray is not installed, or the cluster can't be reached or started.
+    """
+    with _environment(_QUIET):
+        try:
+            import ray
+        except ImportError as error:
+            raise PolicySearchError("backend: got 'ray', which is not installed; install cascade-serve[ray]") from error
+
+        if ray.is_initialized():
+            yield
+        else:
+            with _connection(config):
+                yield
+
+
+@contextmanager
+def _connection(config: RayConfig) -> Iterator[None]:
+    import ray
+
+    # Short: the paths of its sockets may have 107 bytes.
+    folder = tempfile.mkdtemp(prefix="pba-") if config.address is None else None
+    try:
+        # Processes that we start must find the modules that this one finds, such as a caller's own ops.
+        modules = {} if folder is None else {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+        with _environment(modules):
+            _connect(config, folder)
+            try:
+                yield
+            finally:
+                ray.shutdown()
+    finally:
+        if folder is not None:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _connect(config: RayConfig, folder: str | None) -> None:
+    import ray
+
+    try:
+        if folder is None:
+            ray.init(address=config.address, log_to_driver=False, configure_logging=False)
+        else:
+            ray.init(
+                # A name of its own: without it, a cluster named by the environment would be taken.
+                address="local",
+                num_cpus=config.num_cpus,
+                include_dashboard=False,
+                object_store_memory=config.object_store_bytes,
+                log_to_driver=False,
+                configure_logging=False,
+                _node_ip_address="127.0.0.1",
+                _temp_dir=folder,
+            )
+    except (ConnectionError, OSError, RuntimeError, ValueError) as error:
+        which = "a cluster on this machine" if folder is not None else f"the cluster at {config.address!r}"
+        raise PolicySearchError(f"ray: {which} can't be used: {error}") from error
+
+
+@contextmanager
+def _environment(values: Mapping[str, str]) -> Iterator[None]:
+    """Set environment variables for a while."""
+    before = {name: os.environ.get(name) for name in values}
+    os.environ.update(values)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
