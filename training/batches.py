@@ -1,17 +1,18 @@
-"""From an epoch's plan to its batches: rows are gathered and augmented some thousand images at a time."""
+"""From an epoch's plan to its batches: rows are gathered and augmented some thousand at a time, then normalised."""
 # Shapes: E rows of an epoch, B rows of a batch, C channels, H height, W width.
 
 import math
-import time
 from collections.abc import Callable, Iterator, Sequence
 from itertools import pairwise
-from types import TracebackType
 
+import torch
 from torch import Tensor
 
 from training.data.device import DeviceImages
 from training.data_schedule.protocol import EpochPlan
+from training.inputs import Normalisation
 from training.steps import Batch
+from training.tally import Stopwatch
 
 _CHUNK_ROWS = 4096
 """Images that are augmented together: a call's fixed price is paid once for them."""
@@ -22,24 +23,58 @@ Augment = Callable[[Tensor, Tensor], Tensor]
 """From uint8 images [B, C, H, W] and their ids [B] to augmented ones."""
 
 
-class Stopwatch:
-    """Sums up the wall-clock time spent inside ``with`` blocks.
+class BatchSource:
+    """Makes batches of a data set that lies on a device.
 
-    Attributes:
-        seconds: so far.
+    Args:
+        data: all training images.
+        normalisation: of the pixels.
+        batch_size: images a batch at most.
+        channels_last: memory format of the batches.
     """
 
-    def __init__(self) -> None:
-        self.seconds = 0.0
-        self._entered_s = 0.0
-
-    def __enter__(self) -> None:
-        self._entered_s = time.perf_counter()
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    def __init__(
+        self, data: DeviceImages, normalisation: Normalisation, *, batch_size: int, channels_last: bool
     ) -> None:
-        self.seconds += time.perf_counter() - self._entered_s
+        self._data = data
+        self._batch_size = batch_size
+        self._format = torch.channels_last if channels_last else torch.contiguous_format
+        # Made once: a constant made on a GPU waits for it.
+        self._mean_C11 = torch.tensor(normalisation.mean, device=data.device)[:, None, None]
+        self._std_C11 = torch.tensor(normalisation.std, device=data.device)[:, None, None]
+
+    def batches(self, plan: EpochPlan, augment: Augment, watch: Stopwatch) -> Iterator[Batch]:
+        """Give an epoch's batches in the order of its plan.
+
+        Args:
+            plan: which images, and what their losses weigh.
+            augment: called on some thousand images at a time.
+            watch: measures gathering and augmenting.
+        """
+        rows_E = plan.rows_E.to(self._data.device, non_blocking=True)
+        weights_E = None if plan.weights_E is None else plan.weights_E.to(self._data.device, non_blocking=True)
+        cuts = cut_batches(len(rows_E), self._batch_size)
+        for chunk in _chunks(cuts, self._data.images_NCHW[0].numel()):
+            start, stop = chunk[0][0], chunk[-1][1]
+            with watch:
+                rows = rows_E[start:stop]
+                ids, labels = self._data.ids_N[rows], self._data.labels_N[rows]
+                images_BCHW = augment(self._data.images_NCHW[rows], ids)
+            for first, last in chunk:
+                part = slice(first - start, last - start)
+                yield Batch(
+                    rows_B=rows[part],
+                    # Batch by batch, since the result takes four times the memory.
+                    inputs_BCHW=self._normalise(images_BCHW[part]),
+                    labels_B=labels[part],
+                    ids_B=ids[part],
+                    weights_B=None if weights_E is None else weights_E[first:last],
+                )
+
+    def _normalise(self, images_BCHW: Tensor) -> Tensor:
+        """Do what ``training.inputs.normalise`` does, to the bit."""
+        inputs_BCHW = images_BCHW.to(torch.float32, memory_format=self._format)
+        return inputs_BCHW.div_(255).sub_(self._mean_C11).div_(self._std_C11)
 
 
 def cut_batches(num_rows: int, batch_size: int) -> tuple[tuple[int, int], ...]:
@@ -52,39 +87,6 @@ def cut_batches(num_rows: int, batch_size: int) -> tuple[tuple[int, int], ...]:
     """
     count = math.ceil(num_rows / batch_size)
     return tuple(pairwise(batch * num_rows // count for batch in range(count + 1)))
-
-
-def iterate_batches(
-    data: DeviceImages, plan: EpochPlan, batch_size: int, augment: Augment, input_watch: Stopwatch
-) -> Iterator[Batch]:
-    """Give an epoch's batches in the order of its plan.
-
-    Args:
-        data: all training images.
-        plan: which ones, and what their losses weigh.
-        batch_size: images a batch at most.
-        augment: called on some thousand images at a time.
-        input_watch: measures gathering and augmenting.
-    """
-    with input_watch:
-        rows_E = plan.rows_E.to(data.device, non_blocking=True)
-        weights_E = None if plan.weights_E is None else plan.weights_E.to(data.device, non_blocking=True)
-    for cuts in _chunks(cut_batches(len(rows_E), batch_size), data.images_NCHW[0].numel()):
-        start, stop = cuts[0][0], cuts[-1][1]
-        with input_watch:
-            rows = rows_E[start:stop]
-            ids = data.ids_N[rows]
-            images_BCHW = augment(data.images_NCHW[rows], ids)
-            labels = data.labels_N[rows]
-        for first, last in cuts:
-            part = slice(first - start, last - start)
-            yield Batch(
-                rows_B=rows[part],
-                images_BCHW=images_BCHW[part],
-                labels_B=labels[part],
-                ids_B=ids[part],
-                weights_B=None if weights_E is None else weights_E[first:last],
-            )
 
 
 def _chunks(cuts: Sequence[tuple[int, int]], image_bytes: int) -> Iterator[Sequence[tuple[int, int]]]:

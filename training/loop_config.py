@@ -7,6 +7,7 @@ from training.augment.config import AugmentConfig
 from training.data_schedule.config import AllData, DataScheduleConfig
 from training.lr import LrConfig, OneCycle
 from training.optim import OptimConfig
+from training.proxy_filter import ProxyFilterConfig
 
 
 class Precision(StrEnum):
@@ -27,7 +28,8 @@ class LoopConfig:
     Attributes:
         epochs: planned; an epoch is what the data schedule says.
         batch_size: images a step at most: an epoch is cut into as few batches as that allows, of equal size up to one
-            image. None is dropped, and none is left over as a small batch.
+            image. None is dropped, and none is left over as a small batch. With a proxy filter, the images that it
+            chooses from.
         optim: optimiser.
         lr: learning rate over the planned number of examples.
         augment: what is done to the images at random.
@@ -38,6 +40,7 @@ class LoopConfig:
         ema_every: steps from one update of the average to the next.
         ema_lookahead: the average also becomes the model's weights at each update, and its decay grows with the run
             (Zhang et al., arXiv 1907.08610, as airbench has it).
+        proxy_filter: a proxy that sees each batch first, and leaves the hardest of it to the model; None leaves all.
         flip_tta: validation averages an image's and its mirror image's logits.
         precision: of convolutions and matrix products.
         channels_last: images and filters lie in memory with the channels last, which tensor cores want.
@@ -56,6 +59,7 @@ class LoopConfig:
     ema_decay: float | None = None
     ema_every: int = 1
     ema_lookahead: bool = False
+    proxy_filter: ProxyFilterConfig | None = None
     flip_tta: bool = False
     precision: Precision = Precision.FP32
     channels_last: bool = False

@@ -20,7 +20,8 @@ class EpochReport:
         validation_accuracy: top-1 on unseen images, by the averaged weights where there are any; None where it was not
             measured.
         lr: learning rate of its last step.
-        evaluations: single images trained on.
+        evaluations: single images that the model was trained on.
+        proxy_evaluations: single images that the proxy of an in-loop filter was trained on beside; 0 without one.
         seconds: wall-clock time inside epochs; neither validation nor checkpoints.
         process_seconds: CPU time of the process inside epochs, summed over its threads.
         input_seconds: part of ``seconds`` that went to choosing, gathering and augmenting images; on a GPU only the
@@ -35,6 +36,7 @@ class EpochReport:
     validation_accuracy: float | None = None
     lr: float
     evaluations: int
+    proxy_evaluations: int = 0
     seconds: float
     process_seconds: float
     input_seconds: float

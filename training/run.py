@@ -2,12 +2,9 @@
 # Shapes: N training images, B rows of a batch, C channels, H height, W width.
 
 import copy
-import resource
-import sys
-import time
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, fields
 from functools import cached_property
 from typing import Any, Protocol, runtime_checkable
 
@@ -17,7 +14,7 @@ from torch import Tensor, nn
 from cascade_serve.core.arrays import FloatArray
 from training.augment.augmentation import Augmentation, Moment
 from training.augment.build import make_augmentation
-from training.batches import Stopwatch, iterate_batches
+from training.batches import BatchSource
 from training.data.device import hold_on_device
 from training.data.images import LabelledImages
 from training.data_schedule.build import make_data_schedule
@@ -25,9 +22,11 @@ from training.data_schedule.protocol import EpochPlan
 from training.errors import CheckpointError, DataError, DivergedError
 from training.inputs import Normalisation
 from training.loop_config import LoopConfig
+from training.proxy_filter import ProxyFilter
 from training.randomness import Randomness
 from training.reports import EpochReport
-from training.steps import Batch, StepOutcome, Stepper
+from training.steps import Batch, Stepper, autocast_dtype
+from training.tally import EpochTally, Totals
 from training.whitening import apply_whitening
 
 
@@ -50,33 +49,6 @@ class _Stateful(Protocol):
     def state_dict(self) -> dict[str, Any]: ...
 
     def load_state_dict(self, state: dict[str, Any]) -> object: ...
-
-
-@dataclass(kw_only=True)
-class _Totals:
-    """Since the run's start."""
-
-    epochs: int = 0
-    steps: int = 0
-    evaluations: int = 0
-    seconds: float = 0.0
-    process_seconds: float = 0.0
-    input_seconds: float = 0.0
-    peak_memory_bytes: int = 0
-
-
-@dataclass(kw_only=True)
-class _Tally:
-    """Of one epoch; what lies on the device is looked at when the epoch is done, so that no step waits for it."""
-
-    rows: int = 0
-    losses: list[Tensor] = field(default_factory=list)
-    correct: list[Tensor] = field(default_factory=list)
-
-    def add(self, batch: Batch, outcome: StepOutcome) -> None:
-        self.rows += len(batch)
-        self.losses.append(outcome.losses_B.sum())
-        self.correct.append(outcome.correct_B.sum())
 
 
 class TrainingRun:
@@ -120,15 +92,22 @@ class TrainingRun:
         self.model = model.to(self.device)
         self.config = config
         self._normalisation = normalisation
-        self._source = data
-        self._data = hold_on_device(data, self.device)
+        self._data = data
+        self._source = BatchSource(
+            hold_on_device(data, self.device),
+            normalisation,
+            batch_size=config.batch_size,
+            channels_last=config.channels_last,
+        )
         apply_whitening(self.model, data, normalisation)
         self._schedule = make_data_schedule(config.data_schedule, len(data), config.epochs, scores_N)
+        self._planned = self._schedule.planned_evaluations
         self._augmentation = make_augmentation(config.augment, [round(255 * mean) for mean in normalisation.mean])
-        self._step = Stepper(self.model, config, normalisation, self.device)
+        self._filter = self._make_filter()
+        self._step = Stepper(self.model, config, self.device)
         self._randomness = Randomness(config.seed, self.device)
         self._observers = tuple(observers)
-        self._totals = _Totals()
+        self._totals = Totals()
 
     @property
     def epoch(self) -> int:
@@ -151,30 +130,60 @@ class TrainingRun:
         """
         if self.epoch >= self.config.epochs:
             raise ValueError(f"epoch: got {self.epoch + 1}; must be at most {self.config.epochs}, those planned")
-        start_s, start_process_s = time.perf_counter(), time.process_time()
-        input_watch, tally = Stopwatch(), _Tally()
-        augment = self._augment(augmentation or self._augmentation)
+        tally = EpochTally()
         with self._randomness.in_force(), _fast_convolutions(self.device):
-            self.model.train()
-            with input_watch:
-                plan = self._schedule.plan_epoch(self.epoch, self._randomness.order)
-            for batch in iterate_batches(self._data, plan, self.config.batch_size, augment, input_watch):
-                outcome = self._step(batch, self._position(plan, tally.rows + len(batch) / 2))
-                self._tell(batch, outcome)
-                tally.add(batch, outcome)
-        loss, accuracy = self._read(tally)
-        self._totals.epochs += 1
-        self._totals.steps += len(tally.losses)
-        self._totals.evaluations += tally.rows
-        self._totals.seconds += time.perf_counter() - start_s
-        self._totals.process_seconds += time.process_time() - start_process_s
-        self._totals.input_seconds += input_watch.seconds
-        self._totals.peak_memory_bytes = max(self._totals.peak_memory_bytes, _peak_memory_bytes(self.device))
-        return self._report(loss, accuracy)
+            self._train(augmentation or self._augmentation, tally)
+        self._check_losses(tally)
+        self._totals.add(tally, self.device)
+        if self._filter is not None:
+            self._totals.proxy_evaluations = self._filter.evaluations
+        return self._totals.report(self.config.epochs, loss=tally.loss, accuracy=tally.accuracy, lr=self._step.lr)
 
-    def _augment(self, augmentation: Augmentation) -> "_Augmenter":
+    def _train(self, augmentation: Augmentation, tally: EpochTally) -> None:
+        """Walk through an epoch: choose its images, augment them, step batch by batch, and tell who listens."""
+        self.model.train()
         moment = Moment(epoch=self.epoch, epochs=self.config.epochs)
-        return _Augmenter(augmentation, moment, self._randomness.augmentation)
+        augment = _Augmenter(augmentation, moment, self._randomness.augmentation)
+        with tally.input_watch:
+            plan = self._schedule.plan_epoch(self.epoch, self._randomness.order)
+        for batch in self._source.batches(plan, augment, tally.input_watch):
+            position = self._position(plan, tally.presented + len(batch) / 2)
+            kept = self._filter_batch(batch, position)
+            outcome = self._step(kept, position)
+            self._schedule.observe(kept.rows_B, outcome.losses_B)
+            for observer in self._observers:
+                observer.observe(kept.ids_B, outcome.losses_B, outcome.correct_B)
+            tally.add(outcome, presented=len(batch))
+
+    def _check_losses(self, tally: EpochTally) -> None:
+        """Stop at the epoch's first step whose loss is not finite; asked once an epoch, for a GPU must wait for it."""
+        broken = tally.find_broken()
+        if broken is not None:
+            step, loss = broken
+            raise DivergedError(
+                step=self._totals.steps + step + 1,
+                epoch=self.epoch + 1,
+                loss=loss,
+                peak_lr=self.config.lr.largest_lr,
+            )
+
+    def _make_filter(self) -> ProxyFilter | None:
+        if self.config.proxy_filter is None:
+            return None
+        return ProxyFilter(
+            self.config.proxy_filter,
+            self._data,
+            self._normalisation,
+            device=self.device,
+            autocast_dtype=autocast_dtype(self.config.precision),
+            channels_last=self.config.channels_last,
+        )
+
+    def _filter_batch(self, batch: Batch, position: float) -> Batch:
+        """Leave to the model what the proxy finds hardest, where there is one."""
+        if self._filter is None:
+            return batch
+        return batch.take(self._filter.keep(batch.inputs_BCHW, batch.labels_B, position))
 
     def _position(self, plan: EpochPlan, rows: float) -> float:
         """Give the share of the planned examples that are trained on once ``rows`` of this epoch are.
@@ -182,43 +191,9 @@ class TrainingRun:
         An epoch that trains on fewer images than planned walks through its share of the plan in larger strides, so
         that the learning rate ends where it should, whatever a schedule makes of the losses.
         """
-        planned = self._schedule.planned_evaluations
+        planned = self._planned
         done = sum(planned[: self.epoch]) + planned[self.epoch] * rows / len(plan.rows_E)
         return done / sum(planned)
-
-    def _tell(self, batch: Batch, outcome: StepOutcome) -> None:
-        self._schedule.observe(batch.rows_B, outcome.losses_B)
-        for observer in self._observers:
-            observer.observe(batch.ids_B, outcome.losses_B, outcome.correct_B)
-
-    def _read(self, tally: _Tally) -> tuple[float, float]:
-        """Give mean loss and accuracy of an epoch, and stop at its first step whose loss is not finite."""
-        losses_S = torch.stack(tally.losses).cpu()
-        broken = torch.nonzero(~torch.isfinite(losses_S))
-        if len(broken):
-            position = int(broken[0])
-            raise DivergedError(
-                step=self._totals.steps + position + 1,
-                epoch=self.epoch + 1,
-                loss=float(losses_S[position]),
-                peak_lr=self.config.lr.largest_lr,
-            )
-        return float(losses_S.double().sum()) / tally.rows, int(torch.stack(tally.correct).sum()) / tally.rows
-
-    def _report(self, loss: float, accuracy: float) -> EpochReport:
-        totals = self._totals
-        return EpochReport(
-            epoch=totals.epochs,
-            epochs=self.config.epochs,
-            loss=loss,
-            accuracy=accuracy,
-            lr=self._step.lr,
-            evaluations=totals.evaluations,
-            seconds=totals.seconds,
-            process_seconds=totals.process_seconds,
-            input_seconds=totals.input_seconds,
-            peak_memory_bytes=totals.peak_memory_bytes,
-        )
 
     def averaged_model(self) -> nn.Module:
         """Give the weights to use, in evaluation mode: a copy with their average, where one is kept; else the model."""
@@ -236,6 +211,7 @@ class TrainingRun:
                 "totals": asdict(self._totals),
                 "model": dict(self.model.state_dict()),
                 "step": self._step.state_dict(),
+                "filter": None if self._filter is None else self._filter.state_dict(),
                 "schedule": self._schedule.state_dict(),
                 "randomness": self._randomness.state_dict(),
                 "observers": [
@@ -253,9 +229,11 @@ class TrainingRun:
         self._check_identity(state["identity"])
         # Optimisers keep the very tensors that they are given.
         state = copy.deepcopy(dict(state))
-        self._totals = _Totals(**state["totals"])
+        self._totals = Totals(**state["totals"])
         self.model.load_state_dict(state["model"])
         self._step.load_state_dict(state["step"])
+        if self._filter is not None:
+            self._filter.load_state_dict(state["filter"])
         self._schedule.load_state_dict(state["schedule"])
         self._randomness.load_state_dict(state["randomness"])
         for observer, observer_state in zip(self._observers, state["observers"], strict=True):
@@ -268,7 +246,7 @@ class TrainingRun:
         return {
             **{entry.name: repr(getattr(self.config, entry.name)) for entry in fields(self.config)},
             "normalisation": repr(self._normalisation),
-            "data_sha256": self._source.sha256,
+            "data_sha256": self._data.sha256,
             "observers": repr([type(observer).__name__ for observer in self._observers]),
         }
 
@@ -308,11 +286,3 @@ def _fast_convolutions(device: torch.device) -> AbstractContextManager[None]:
         deterministic=torch.backends.cudnn.deterministic,
         allow_tf32=torch.backends.cudnn.allow_tf32,
     )
-
-
-def _peak_memory_bytes(device: torch.device) -> int:
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device)
-    # Kibibytes on Linux, bytes on macOS.
-    unit_bytes = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit_bytes

@@ -1,20 +1,17 @@
-"""One optimiser step: normalise, forward, loss, backward, clip, step, average."""
+"""One optimiser step: forward, loss, backward, clip, step, average."""
 # Shapes: B rows, C channels, H height, W width, K classes.
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, assert_never
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from training.ema import WeightAverage
-from training.inputs import Normalisation
 from training.loop_config import LoopConfig, Precision
 from training.optim import make_optimizer, schedule_lr
-
-_AUTOCAST_DTYPES = {Precision.FP32: None, Precision.BF16: torch.bfloat16, Precision.FP16: torch.float16}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -23,20 +20,30 @@ class Batch:
 
     Attributes:
         rows_B: int64 [B], places in the training images.
-        images_BCHW: uint8, augmented.
+        inputs_BCHW: float32, augmented and normalised.
         labels_B: int64 [B].
         ids_B: int64 [B], numbers in the whole data set.
         weights_B: float32 [B], of the losses; None is 1 for all.
     """
 
     rows_B: Tensor
-    images_BCHW: Tensor
+    inputs_BCHW: Tensor
     labels_B: Tensor
     ids_B: Tensor
     weights_B: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.rows_B)
+
+    def take(self, places_R: Tensor) -> "Batch":
+        """Give some rows of it, int64 [R], in the order asked for."""
+        return Batch(
+            rows_B=self.rows_B[places_R],
+            inputs_BCHW=self.inputs_BCHW[places_R],
+            labels_B=self.labels_B[places_R],
+            ids_B=self.ids_B[places_R],
+            weights_B=None if self.weights_B is None else self.weights_B[places_R],
+        )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -61,18 +68,14 @@ class Stepper:
     Args:
         model: on the device; its frozen parameters stay as they are.
         config: how.
-        normalisation: of the pixels.
         device: where.
     """
 
-    def __init__(
-        self, model: nn.Module, config: LoopConfig, normalisation: Normalisation, device: torch.device
-    ) -> None:
+    def __init__(self, model: nn.Module, config: LoopConfig, device: torch.device) -> None:
         self.lr = 0.0
         self._model = model
         self._config = config
         self._device = device
-        self._normalise = DeviceNormaliser(normalisation, device, channels_last=config.channels_last)
         if config.channels_last:
             model.to(memory_format=torch.channels_last)
         # The compiled module shares the weights; evaluation and export keep to the plain one.
@@ -90,7 +93,7 @@ class Stepper:
             position: share of the planned examples trained on up to the middle of this batch.
         """
         self.lr = schedule_lr(self._optimizer, self._config.lr, position)
-        logits_BK = self._predict(batch.images_BCHW)
+        logits_BK = self._predict(batch.inputs_BCHW)
         losses_B = functional.cross_entropy(
             logits_BK, batch.labels_B, reduction="none", label_smoothing=self._config.label_smoothing
         )
@@ -99,10 +102,9 @@ class Stepper:
             self._average.update(position)
         return StepOutcome(losses_B=losses_B.detach(), correct_B=logits_BK.detach().argmax(dim=1) == batch.labels_B)
 
-    def _predict(self, images_BCHW: Tensor) -> Tensor:
+    def _predict(self, inputs_BCHW: Tensor) -> Tensor:
         """Give float32 logits [B, K]."""
-        inputs_BCHW = self._normalise(images_BCHW)
-        dtype = _AUTOCAST_DTYPES[self._config.precision]
+        dtype = autocast_dtype(self._config.precision)
         with torch.autocast(self._device.type, dtype=dtype, enabled=dtype is not None):
             logits_BK: Tensor = self._forward(inputs_BCHW)
         return logits_BK.float()
@@ -138,27 +140,20 @@ class Stepper:
             self._average.load_state_dict(state["average"])
 
 
+def autocast_dtype(precision: Precision) -> torch.dtype | None:
+    """Give the type that autocast turns convolutions and matrix products into; None is float32, without autocast."""
+    match precision:
+        case Precision.FP32:
+            return None
+        case Precision.BF16:
+            return torch.bfloat16
+        case Precision.FP16:
+            return torch.float16
+        case _:
+            assert_never(precision)
+
+
 def _make_average(model: nn.Module, config: LoopConfig) -> WeightAverage | None:
     if config.ema_decay is None:
         return None
     return WeightAverage(model, config.ema_decay, config.ema_every, is_lookahead=config.ema_lookahead)
-
-
-class DeviceNormaliser:
-    """``training.inputs.normalise`` with its constants on the device: making them there would wait for a GPU.
-
-    Args:
-        normalisation: of the pixels.
-        device: of the images.
-        channels_last: of the result's memory format.
-    """
-
-    def __init__(self, normalisation: Normalisation, device: torch.device, *, channels_last: bool) -> None:
-        self._mean_C11 = torch.tensor(normalisation.mean, device=device)[:, None, None]
-        self._std_C11 = torch.tensor(normalisation.std, device=device)[:, None, None]
-        self._format = torch.channels_last if channels_last else torch.contiguous_format
-
-    def __call__(self, images_BCHW: Tensor) -> Tensor:
-        """Turn uint8 [B, C, H, W] into float32 (pixel / 255 - mean) / std."""
-        images_BCHW = images_BCHW.contiguous(memory_format=self._format)
-        return (images_BCHW.float() / 255 - self._mean_C11) / self._std_C11
