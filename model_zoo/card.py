@@ -71,7 +71,7 @@ class TrainingCard(_Part):
         seconds: process time.
         wall_seconds: from beginning to end.
         evaluations: single images trained on.
-        energy_joules: where measured.
+        energy_joules, co2_kg: where measured.
         device: where it was trained, such as ``cpu`` or a GPU's name.
     """
 
@@ -79,6 +79,7 @@ class TrainingCard(_Part):
     wall_seconds: float | None = None
     evaluations: int | None = None
     energy_joules: float | None = None
+    co2_kg: float | None = None
     device: str | None = None
 
 

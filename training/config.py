@@ -42,6 +42,7 @@ class RunConfig:
         policy_search: how augmentation policies are searched when they are.
         should_search: ``run`` searches a policy schedule and trains the members under it, in place of their own.
         device: where everything is trained: ``cpu``, ``cuda`` or ``cuda:N``.
+        threads: CPU threads of torch's; None is as many as it likes. The smallest networks are faster with one.
         seed: what the recipe drew the other seeds from; recorded.
         energy_country: three capitals (ISO 3166-1 alpha-3), such as ``FRA``, whose electricity the members are trained
             with: energy and CO2 are then measured by codecarbon. None measures none.
@@ -57,6 +58,7 @@ class RunConfig:
     policy_search: PolicySearchConfig | None = None
     should_search: bool = False
     device: str = "cpu"
+    threads: int | None = None
     seed: int = 0
     energy_country: str | None = None
     tensorboard: bool = False
@@ -66,11 +68,21 @@ class RunConfig:
         names = [member.name for member in self.members]
         if not names or len(set(names)) != len(names):
             raise ValueError(f"members: got names {names}; must be at least one, and all different")
+        stages = {member_stage(name) for name in names}
+        if len(stages) != len(names):
+            raise ValueError(f"members: got names {names}; must differ in more than capitals and dots")
+        if self.threads is not None and self.threads < 1:
+            raise ValueError(f"threads: got {self.threads}; must be at least 1")
         for should, settings in (("should_select", "selection"), ("should_search", "policy_search")):
             if getattr(self, should) and getattr(self, settings) is None:
                 raise ValueError(f"{should}: got true; must be false where {settings} is null")
         if self.should_search and self.splits.policy_validation == 0:
             raise ValueError("splits.policy_validation: got 0; must be above 0 where a policy is searched")
+
+
+def member_stage(name: str) -> str:
+    """Give the name of the stage that trains a member: its folder in the run's."""
+    return f"member-{name.lower().replace('.', '_')}"
 
 
 def _check_name(kind: str, name: str) -> None:

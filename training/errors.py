@@ -5,9 +5,11 @@ TrainingError
 ├── DataError         a data set or a split of it can't be made as asked
 ├── DeviceError       a device is asked for that is not there
 ├── CheckpointError   a checkpoint can't be written, read, or continued by this run
+├── ClusterError      members can't be trained on a cluster
 ├── DivergedError     the loss is no longer finite; names the step and the last good checkpoint
 ├── EnergyError       energy can't be measured as asked
 ├── LogError          a log can't be written
+├── MemberExportError a trained member can't become one of a zoo
 ├── RecipeError       a recipe is unknown, can't be loaded, or makes no configuration
 ├── RunDirError       a run folder is in use, damaged or used against its rules
 ├── SettingsError     a setting is unknown or not what its field takes
@@ -33,6 +35,10 @@ class DataError(TrainingError):
 
 class DeviceError(TrainingError):
     """A device is asked for that is not there."""
+
+
+class ClusterError(TrainingError):
+    """Members can't be trained on a cluster."""
 
 
 class CheckpointError(TrainingError):
@@ -82,6 +88,10 @@ class PolicySearchError(TrainingError):
 
 class SelectionError(TrainingError):
     """A subset can't be chosen as asked, read back, or used on these data."""
+
+
+class MemberExportError(TrainingError):
+    """A trained member can't become one of a zoo."""
 
 
 class RecipeError(TrainingError):

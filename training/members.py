@@ -1,4 +1,4 @@
-"""One member of a committee, or a proxy for it: built, trained, and written as weights."""
+"""One member of a committee, or a proxy for it: built and trained."""
 # Shapes: N images.
 
 from collections.abc import Mapping, Sequence
@@ -23,9 +23,6 @@ from training.reports import Progress, TrainingResult
 from training.run import BatchObserver
 from training.selection.methods import ScoreMeter
 from training.selection.scoring import TrainedProxy
-from training.weights import write_weights
-
-WEIGHTS_FILE = "weights.safetensors"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -90,8 +87,7 @@ def train_member(
         data: N training images, square, of the architecture's channels.
         normalisation: of their pixels; the exported graph must use the same.
         device: where to train.
-        folder: gets the training's logs and checkpoints, from which a killed training goes on, and in the end
-            ``weights.safetensors``; None writes nothing.
+        folder: gets the training's logs and checkpoints, from which a killed training goes on; None keeps nothing.
         scores_N: float32 [N], higher first, for a data schedule that is ordered by a score.
         observers: hear of each batch.
         progress: called after each epoch.
@@ -102,9 +98,8 @@ def train_member(
 
     Raises:
         DataError: the images don't fit the architecture.
-        DivergedError: the loss was not finite; no weights are written.
+        DivergedError: the loss was not finite.
         CheckpointError, EnergyError, LogError: as for ``training.loop.train``.
-        WeightsError: the weights can't be written.
         ZooError: the architecture can't be built.
     """
     built = build_member(config, data)
@@ -121,13 +116,6 @@ def train_member(
         energy_meter=energy_meter,
         tensorboard=tensorboard,
     )
-    if folder is not None:
-        metadata: dict[str, str | int] = {
-            "architecture": config.architecture,
-            "seed": config.loop.seed,
-            "data_sha256": data.sha256,
-        }
-        write_weights(built.module, folder / WEIGHTS_FILE, metadata)
     return TrainedMember(config=config, model=built.module, normalisation=normalisation, result=result, device=device)
 
 
@@ -164,12 +152,14 @@ class MemberTrainer:
         config: the proxy; its loop's seed is replaced by the selection's.
         normalisation: of the images.
         device: where to train.
+        folder: keeps checkpoints, from which a killed training goes on; None keeps nothing.
         progress: called after each epoch.
     """
 
     config: MemberConfig
     normalisation: Normalisation
     device: str = "cpu"
+    folder: Path | None = None
     progress: Progress | None = None
 
     @property
@@ -188,7 +178,13 @@ class MemberTrainer:
         """Train a new proxy from scratch."""
         config = replace(self.config, loop=replace(self.config.loop, seed=seed))
         member = train_member(
-            config, data, self.normalisation, device=self.device, observers=observers, progress=self.progress
+            config,
+            data,
+            self.normalisation,
+            device=self.device,
+            folder=None if self.folder is None else self.folder / f"{data.sha256[:16]}-{seed}",
+            observers=observers,
+            progress=self.progress,
         )
         return TrainedProxy(
             model=member.model,

@@ -79,6 +79,7 @@ def _training(training: TrainingCard) -> str:
         ("{:.1f} s of process time", training.seconds),
         ("{:.1f} s in all", training.wall_seconds),
         ("{:,.0f} J", training.energy_joules),
+        ("{:.3g} kg CO2", training.co2_kg),
         ("on {}", training.device),
     )
     return ", ".join(text.format(value) for text, value in facts if value is not None) or "-"

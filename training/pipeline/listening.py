@@ -3,6 +3,8 @@
 from collections.abc import Callable
 from typing import Protocol
 
+from training.reports import EpochReport
+
 
 class Listener(Protocol):
     """Hears of a pipeline's work."""
@@ -34,3 +36,25 @@ class Quiet:
 
     def tell(self, line: str) -> None:
         """Ignore a line."""
+
+
+class EpochProgress:
+    """Turns the reports of one training after another into a bar each.
+
+    Args:
+        listener: hears of them.
+        what: is trained.
+    """
+
+    def __init__(self, listener: Listener, what: str) -> None:
+        self._listener = listener
+        self._what = what
+        self._last = 0
+        self._advance: Callable[[int], None] | None = None
+
+    def __call__(self, report: EpochReport) -> None:
+        """Hear of an epoch; of a resumed training the first is not number 1."""
+        if self._advance is None or report.epoch <= self._last:
+            self._advance, self._last = self._listener.begin(f"training {self._what}", report.epochs), 0
+        self._advance(report.epoch - self._last)
+        self._last = report.epoch

@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
@@ -139,7 +140,7 @@ def write_images(data: LabelledImages, path: Path) -> None:
     Raises:
         OSError: it can't be written.
     """
-    arrays = {"images": data.images_BHWC, "labels": data.labels_B, "ids": data.ids_B}
+    arrays: dict[str, NDArray[Any]] = {"images": data.images_BHWC, "labels": data.labels_B, "ids": data.ids_B}
     save_file(arrays, path, metadata={_CLASSES: json.dumps(data.classes)})
 
 

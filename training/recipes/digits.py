@@ -58,5 +58,6 @@ def digits(*, device: str = "cpu", seed: int = 0) -> RunConfig:
             for name, size in (("small", "s"), ("medium", "m"), ("large", "l"))
         ),
         device=device,
+        threads=1,
         seed=seed,
     )

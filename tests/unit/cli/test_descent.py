@@ -30,7 +30,9 @@ def make_card(training: TrainingCard | None = None, **provenance: JsonValue) -> 
 
 def test_a_whole_descent() -> None:
     card = make_card(
-        TrainingCard(seconds=12.34, wall_seconds=7.0, evaluations=12_000, energy_joules=1500.4, device="cpu"),
+        TrainingCard(
+            seconds=12.34, wall_seconds=7.0, evaluations=12_000, energy_joules=1500.4, co2_kg=0.01, device="cpu"
+        ),
         selection=SELECTION,
         policy_schedule={"origin": "search", "segments": 4},
         data_schedule={"kind": "step", "fixed": False},
@@ -42,7 +44,7 @@ def test_a_whole_descent() -> None:
         ("subset", "score margin, fraction 0.5, subset size 300"),
         ("policy schedule", "origin search, segments 4"),
         ("data schedule", "kind step, fixed no"),
-        ("training", "12,000 evaluations, 12.3 s of process time, 7.0 s in all, 1,500 J, on cpu"),
+        ("training", "12,000 evaluations, 12.3 s of process time, 7.0 s in all, 1,500 J, 0.01 kg CO2, on cpu"),
         ("seeds", "3, 4"),
         ("training data", "ab"),
     ]

@@ -1,0 +1,87 @@
+"""Members trained side by side on a Ray cluster; imports ray only when it is used."""
+
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from training.data.images import LabelledImages
+from training.errors import ClusterError
+from training.member_job import MemberFacts, MemberJob, train_into
+from training.policy_search.config import RayConfig
+from training.policy_search.ray_cluster import ray_cluster
+
+LOCAL = "local"
+"""Address of a cluster of our own on this machine."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class FinishedJob:
+    """What came back from the cluster.
+
+    Attributes:
+        place: of the job, in the order given.
+        facts: of the member.
+        files: contents by path below the member's folder.
+    """
+
+    place: int
+    facts: MemberFacts
+    files: Mapping[str, bytes]
+
+
+def train_on_cluster(
+    jobs: Sequence[MemberJob], rows: LabelledImages, address: str, *, max_retries: int = 3
+) -> Iterator[FinishedJob]:
+    """Train members side by side, as many as the cluster has room for.
+
+    The images travel once to each machine, weights and logs come back: no folder need be shared. A job whose process
+    dies is begun again elsewhere.
+
+    Args:
+        jobs: one a member.
+        rows: what all of them train on.
+        address: as ``ray.init`` takes it; ``local`` starts a cluster on this machine, and ends it.
+        max_retries: of each job.
+
+    Yields:
+        each job as it ends.
+
+    Raises:
+        ClusterError: ray is absent, the cluster can't be reached, or a job's process died too often.
+        TrainingError, ZooError: what a job raised.
+    """
+    with ray_cluster(RayConfig(address=None if address == LOCAL else address)):
+        import ray
+
+        shared = ray.put(rows)
+        running = {
+            ray.remote(_train_remotely)
+            .options(max_retries=max_retries, num_cpus=job.threads or 1, num_gpus=_gpus(job))
+            .remote(job, shared): place
+            for place, job in enumerate(jobs)
+        }
+        while running:
+            (reference,), _ = ray.wait(list(running))
+            place = running.pop(reference)
+            try:
+                facts, files = ray.get(reference)
+            except ray.exceptions.RayTaskError as error:
+                # What the job raised, where it can be told apart; the cause has its own class.
+                raise error.cause if isinstance(error.cause, Exception) else error from error
+            except ray.exceptions.RayError as error:
+                raise ClusterError(f"member {jobs[place].config.name!r}: {error}") from error
+            yield FinishedJob(place=place, facts=facts, files=files)
+
+
+def _gpus(job: MemberJob) -> int:
+    return int(job.device.startswith("cuda"))
+
+
+def _train_remotely(job: MemberJob, rows: LabelledImages) -> tuple[MemberFacts, dict[str, bytes]]:
+    with tempfile.TemporaryDirectory(prefix="member-") as name:
+        folder, scratch = Path(name, "outputs"), Path(name, "scratch")
+        folder.mkdir()
+        facts = train_into(job, rows, folder, scratch)
+        files = {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    return facts, files

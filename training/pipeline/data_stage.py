@@ -1,0 +1,91 @@
+"""The first stage: images are read, split and measured."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from pydantic import JsonValue
+
+from training.data.data_set import DataSet
+from training.data.splits import record_splits, split
+from training.data.statistics import channel_statistics
+from training.pipeline.listening import Listener
+from training.pipeline.order import Order
+from training.pipeline.parts import Parts, read_facts, read_parts, source_sha256, write_parts
+from training.run_dir import RunDir
+from training.settings import to_json
+
+STAGE = "data"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Material:
+    """What all later stages work on.
+
+    Attributes:
+        parts: of the data set.
+        folder: where their files lie.
+    """
+
+    parts: Parts
+    folder: Path
+
+    def file(self, part: str) -> Path:
+        """Give the file of a part, which a stage names as its input."""
+        return self.folder / f"{part}.safetensors"
+
+    @property
+    def normalisation(self) -> JsonValue:
+        """How pixels are normalised, as a stage's configuration holds it."""
+        return to_json(self.parts.normalisation)
+
+
+def prepare_data(run: RunDir, order: Order, listener: Listener) -> Material:
+    """Read and split the images, or take what lies there.
+
+    Args:
+        run: the run's folder.
+        order: names source, splits and where the images lie.
+        listener: hears of progress.
+
+    Raises:
+        DataError: the images can't be read or split.
+        RunDirError: the folder is at fault.
+    """
+    config = order.config
+    settings: JsonValue = {"source": to_json(config.source), "splits": to_json(config.splits)}
+    with run.stage(STAGE, config=settings, inputs={"source": source_sha256(order.data)}) as stage:
+        is_new = not stage.is_done
+        if is_new:
+            data = config.source.load(order.data, progress=_Loading(listener))
+            by_name = split(data, config.splits)
+            statistics = channel_statistics(by_name["train"].images_BHWC)
+            write_parts(by_name, record_splits(data, config.splits, by_name), statistics, data, stage.path)
+            parts = Parts(by_name=by_name, normalisation=statistics.normalisation)
+            stage.finish({**read_facts(stage.path), "sha256": {name: part.sha256 for name, part in by_name.items()}})
+            _tell_left_out(data, listener)
+        else:
+            parts = read_parts(stage.path)
+        listener.tell(f"data: {parts.sizes}{'' if is_new else ' (as before)'}")
+        return Material(parts=parts, folder=stage.path)
+
+
+def _tell_left_out(data: DataSet, listener: Listener) -> None:
+    for files, what in ((data.skipped, "left out"), (data.resized, "resized")):
+        if files:
+            listener.tell(f"data: {len(files)} files {what}, such as {files[0].path}; {STAGE}/data.json lists them")
+
+
+class _Loading:
+    """Turns a source's progress into a listener's."""
+
+    def __init__(self, listener: Listener) -> None:
+        self._listener = listener
+        self._what = ""
+        self._done = 0
+
+    def __call__(self, what: str, done: int, total: int) -> None:
+        if what != self._what:
+            self._what, self._done = what, 0
+            self._advance = self._listener.begin(f"reading {what}", total)
+        self._advance(done - self._done)
+        self._done = done
