@@ -218,14 +218,15 @@ def _first_error(config_type: type, tree: JsonValue, error: ValidationError) -> 
     details = _of_meant_kind(error)[0]
     place = _place(tree, details)
     key = ".".join(str(name) for name in place) or config_type.__name__
-    message = details["msg"].replace("Input should be", "must be")
+    message = details["msg"].replace("Input should be", "must be").removeprefix("Value error, ")
     match details["type"]:
         case "extra_forbidden" | "unexpected_keyword_argument":
             parent = place[:-1]
             known = known_fields(config_type, _at(tree, parent), parent) or ()
             return SettingsError(_unknown(key, str(place[-1]), known))
         case "value_error":
-            return SettingsError(f"{key}: {message.removeprefix('Value error, ')}")
+            # The message names the field already.
+            return SettingsError(f"{key}: {message}".removeprefix(f"{config_type.__name__}: "))
         case "missing":
             return SettingsError(f"{key}: got nothing; must be given")
         case _:

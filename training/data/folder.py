@@ -79,10 +79,8 @@ class FolderSource:
 
 def _check_classes(train: EncodedImages, test: EncodedImages) -> None:
     if train.classes != test.classes:
-        only = sorted(set(train.classes) ^ set(test.classes))
-        raise DataError(
-            f"{test.name}: got other classes than {train.name}; must be the same: {', '.join(only[:_NAMED])}"
-        )
+        differing = sorted(set(train.classes) ^ set(test.classes))[:_NAMED]
+        raise DataError(f"{test.name}: classes: must be those of {train.name}; differ in {', '.join(differing)}")
 
 
 class _Reader:

@@ -66,7 +66,7 @@ def _source_class(kind: object) -> type[Any]:
     if not isinstance(kind, str) or kind not in _SOURCES:
         close = difflib.get_close_matches(str(kind), _SOURCES, n=1)
         hint = f"; did you mean {close[0]}?" if close else ""
-        raise DataError(f"source: got {kind!r}; must be one of {', '.join(_SOURCES)}{hint}")
+        raise DataError(f"kind: got {kind!r}; must be one of {', '.join(_SOURCES)}{hint}")
     return _SOURCES[kind]
 
 
