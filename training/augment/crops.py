@@ -13,7 +13,7 @@ from training.augment.augmentation import Moment
 from training.augment.config import Flip
 from training.augment.geometry import cut_out, draw_centres, gather_pixels
 
-_IMAGES_AT_ONCE_PIXELS = 2**22
+_PIXELS_AT_ONCE = 2**20
 """Sources gathered at a time, 8 bytes each."""
 _WORD = 2**64
 
@@ -61,7 +61,7 @@ def crop_and_flip(
         uint8, of the same shape; all on the device of the images, as all arguments are.
     """
     height, width = images_BCHW.shape[-2:]
-    at_once = max(1, _IMAGES_AT_ONCE_PIXELS // (height * width))
+    at_once = max(1, _PIXELS_AT_ONCE // (height * width))
     parts = []
     for first in range(0, len(images_BCHW), at_once):
         rows = slice(first, first + at_once)

@@ -17,7 +17,7 @@ from training.errors import AugmentError
 NO_CARD = -1
 """In place of a card's number: this slot is empty."""
 _MAX_VALUES = 2
-_GROUP_VALUES = 2**20
+_GROUP_VALUES = 2**22
 """Pixel values that a kernel sees at a time: bounds its memory. The same on every device, since an op may draw."""
 
 

@@ -71,7 +71,7 @@ def test_many_images_are_gathered_in_parts(monkeypatch: pytest.MonkeyPatch) -> N
     shifts_2B = draw_shifts(20, 3, seeded())
     is_flipped_B, fill_C = torch.arange(20) % 3 == 0, torch.zeros(3, dtype=torch.uint8)
     whole_BCHW = crop_and_flip(images_BCHW, shifts_2B, is_flipped_B, "reflect", fill_C)
-    monkeypatch.setattr("training.augment.crops._IMAGES_AT_ONCE_PIXELS", 7 * 64)
+    monkeypatch.setattr("training.augment.crops._PIXELS_AT_ONCE", 7 * 64)
     assert torch.equal(crop_and_flip(images_BCHW, shifts_2B, is_flipped_B, "reflect", fill_C), whole_BCHW)
 
 

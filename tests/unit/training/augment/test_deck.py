@@ -63,7 +63,8 @@ def test_the_same_card_in_several_places_makes_one_group() -> None:
     assert sizes == [6]
 
 
-def test_a_kernel_sees_a_bounded_number_of_values_at_a_time() -> None:
+def test_a_kernel_sees_a_bounded_number_of_values_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("training.augment.deck._GROUP_VALUES", 341 * 3072 + 1)
     sizes = []
 
     def note(images_BCHW: Tensor, _value: float, _: OpContext) -> Tensor:
