@@ -2,6 +2,8 @@
 
 import io
 import pickle
+import struct
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -15,6 +17,19 @@ from training.files import write_whole
 from training.reports import EpochReport
 
 _VERSION = 1
+
+# What torch raises for a damaged file depends on what its unpickler stumbles over.
+_BROKEN = (
+    AssertionError,
+    AttributeError,
+    EOFError,
+    LookupError,
+    RuntimeError,
+    TypeError,
+    ValueError,
+    pickle.UnpicklingError,
+    struct.error,
+)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -69,19 +84,24 @@ def read_checkpoint(path: Path) -> Checkpoint | None:
         CheckpointError: the file can't be read, or is no checkpoint.
     """
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            # Of a pickle's protocol: files that are not torch's have another one.
+            warnings.simplefilter("ignore")
+            content = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
         return None
     except OSError as error:
         raise CheckpointError(f"{path}: {error.strerror or error}") from error
-    # What torch raises for a damaged file depends on where the damage lies.
-    except (RuntimeError, ValueError, EOFError, KeyError, pickle.UnpicklingError) as error:
+    except _BROKEN as error:
         raise CheckpointError(f"{path}: is damaged or no checkpoint; remove it to start anew") from error
     version = content.get("version") if isinstance(content, dict) else None
     if version != _VERSION:
         raise CheckpointError(f"{path}: version: got {version}; must be {_VERSION}; remove it to start anew")
-    return Checkpoint(
-        run=content["run"],
-        reports=tuple(EpochReport(**report) for report in content["reports"]),
-        energy=Energy(**content["energy"]),
-    )
+    try:
+        return Checkpoint(
+            run=content["run"],
+            reports=tuple(EpochReport(**report) for report in content["reports"]),
+            energy=Energy(**content["energy"]),
+        )
+    except (KeyError, TypeError) as error:
+        raise CheckpointError(f"{path}: has other fields than this version writes; remove it to start anew") from error

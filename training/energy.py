@@ -115,6 +115,7 @@ class CodecarbonMeter:
         self._tracker.flush()
         # Codecarbon swallows its own exceptions: that nothing was heard is how they show.
         if self._listener.last is None:
+            self.stop()
             raise EnergyError(f"country: got {self._country!r}; codecarbon gave no measurement for it on this machine")
 
     def read(self) -> Energy:

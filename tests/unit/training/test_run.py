@@ -19,7 +19,8 @@ from training.data_schedule.config import DataStep, InfoBatch
 from training.errors import CheckpointError, DataError
 from training.inputs import Normalisation
 from training.loop_config import LoopConfig
-from training.lr import OneCycle
+from training.lr import Constant, OneCycle
+from training.proxy_filter import ProxyFilterConfig
 from training.run import TrainingRun
 from training.whitening import apply_whitening
 
@@ -252,7 +253,35 @@ def test_a_whitening_layer_is_set_from_the_data_and_stays() -> None:
         assert torch.equal(model.state_dict()[name], expected.state_dict()[name])
 
 
+FILTERED = replace(
+    CONFIG,
+    proxy_filter=ProxyFilterConfig(architecture="digits_cnn_s", keep_share=0.3, train_every=2, lr=Constant(lr=0.05)),
+)
+
+
+def test_a_proxy_leaves_a_share_of_each_batch() -> None:
+    listener = Listener()
+    run = make_run(replace(FILTERED, lr=OneCycle(peak_lr=1.0, warmup_share=0.5)), observers=[listener])
+    reports = [run.run_epoch() for _ in range(3)]
+    # Of ten batches of 50 an epoch the model gets 15 each; the proxy learns from the 15 of every other one.
+    assert list(map(len, listener.ids)) == [15] * 30
+    assert [report.evaluations for report in reports] == [150, 300, 450]
+    assert [report.proxy_evaluations for report in reports] == [75, 150, 225]
+    # The plan counts what is presented: the run's last batch has its middle 25 of 1500 before the end.
+    assert reports[-1].lr == pytest.approx(25 / 750)
+    assert make_run().run_epoch().proxy_evaluations == 0
+
+
+def test_a_filtered_run_goes_on_from_a_snapshot_to_the_same_bits() -> None:
+    straight, resumed = make_run(FILTERED), make_run(FILTERED, small_model(seed=3))
+    straight.run_epoch()
+    resumed.load_state_dict(straight.state_dict())
+    straight.run_epoch()
+    resumed.run_epoch()
+    assert are_equal(copy_weights(straight.model), copy_weights(resumed.model))
+
+
 def test_a_configuration_is_json_both_ways() -> None:
     adapter = TypeAdapter(LoopConfig)
-    config = replace(CONFIG, data_schedule=DataStep(fraction=0.1), lr=OneCycle(peak_lr=0.3), ema_decay=0.5)
+    config = replace(FILTERED, data_schedule=DataStep(fraction=0.1), lr=OneCycle(peak_lr=0.3), ema_decay=0.5)
     assert adapter.validate_json(adapter.dump_json(config)) == config

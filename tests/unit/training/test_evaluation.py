@@ -1,0 +1,76 @@
+"""Predictions and accuracies, with and without mirror images."""
+
+import numpy as np
+import pytest
+import torch
+from small_runs import NORMALISATION, small_digits, small_model
+from torch import Tensor, nn
+
+from cascade_serve.core.interval import wilson_interval
+from training.evaluation import evaluate, predict
+from training.inputs import Normalisation, normalise
+
+
+def test_prediction_does_not_depend_on_batches_and_leaves_the_mode() -> None:
+    model = small_model().train()
+    at_once_BK = predict(model, small_digits(), NORMALISATION, batch_size=500)
+    in_parts_BK = predict(model, small_digits(), NORMALISATION, batch_size=33)
+    np.testing.assert_allclose(in_parts_BK, at_once_BK, atol=1e-5)
+    assert at_once_BK.shape == (500, 10)
+    assert at_once_BK.dtype == np.float32
+    assert model.training
+
+
+class LeftOverRight(nn.Module):
+    """Logits are the means of the left and the right half."""
+
+    def forward(self, images_BCHW: Tensor) -> Tensor:
+        return torch.stack([images_BCHW[..., :4].mean(dim=(1, 2, 3)), images_BCHW[..., 4:].mean(dim=(1, 2, 3))], dim=1)
+
+
+def test_mirror_images_are_averaged_in() -> None:
+    plain_BK = predict(LeftOverRight(), small_digits(20), NORMALISATION)
+    averaged_BK = predict(LeftOverRight(), small_digits(20), NORMALISATION, flip_tta=True)
+    np.testing.assert_allclose(averaged_BK, (plain_BK + plain_BK[:, ::-1]) / 2, atol=1e-6)
+    assert abs(plain_BK[:, 0] - plain_BK[:, 1]).max() > 0.1
+
+
+def test_accuracy_by_hand() -> None:
+    data = small_digits(50)
+
+    class Knows(nn.Module):
+        """Right on the first 40 images."""
+
+        def forward(self, images_BCHW: Tensor) -> Tensor:
+            labels_B = torch.from_numpy(data.labels_B).clone()
+            labels_B[40:] = (labels_B[40:] + 1) % 10
+            return torch.eye(10)[labels_B]
+
+    found = evaluate(Knows(), data, NORMALISATION)
+    assert (found.n, found.top1, found.data_sha256) == (50, 0.8, data.sha256)
+    assert found.interval == wilson_interval(40, 50)
+
+
+def test_an_outer_autocast_does_not_reach_in() -> None:
+    expected_BK = predict(small_model(), small_digits(20), NORMALISATION)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        np.testing.assert_array_equal(predict(small_model(), small_digits(20), NORMALISATION), expected_BK)
+
+
+def test_normalisation_by_hand() -> None:
+    pixels_BCHW = torch.tensor([0, 255], dtype=torch.uint8).reshape(1, 2, 1, 1)
+    normalised_BCHW = normalise(pixels_BCHW, Normalisation(mean=(0.5, 0.2), std=(0.25, 0.4)))
+    torch.testing.assert_close(normalised_BCHW.flatten(), torch.tensor([-2.0, 2.0]))
+
+
+@pytest.mark.parametrize(
+    ("mean", "std", "message"),
+    [
+        ((0.5,), (0.5, 0.5), r"^mean, std: got 1 and 2 channels; must be equally many$"),
+        ((), (), r"^mean, std: got 0 and 0 channels; must be equally many$"),
+        ((0.5,), (0.0,), r"^std: got \(0\.0,\); must be above 0 and finite$"),
+    ],
+)
+def test_normalisations_ranges(mean: tuple[float, ...], std: tuple[float, ...], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        Normalisation(mean=mean, std=std)
