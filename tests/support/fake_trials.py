@@ -95,8 +95,16 @@ class MortalTrials:
 
 
 class FailingTrial(AnalyticTrial):
+    """Fails at an epoch."""
+
+    def __init__(self, seed: int, epochs: int, *, fails_at: int) -> None:
+        super().__init__(seed, epochs)
+        self._fails_at = fails_at
+
     def advance(self, epochs: int, policy: Policy) -> TrialReport:
-        raise RuntimeError("no room")
+        if self.epoch >= self._fails_at:
+            raise RuntimeError("no room")
+        return super().advance(epochs, policy)
 
 
 @dataclass(frozen=True)
@@ -104,9 +112,10 @@ class FailingTrials:
     """Trial 1 fails for as long as a file is not there."""
 
     epochs: int
+    fails_at: int
     mended: Path
 
     def __call__(self, trial: int) -> AnalyticTrial:
         if trial == 1 and not self.mended.exists():
-            return FailingTrial(trial, self.epochs)
+            return FailingTrial(trial, self.epochs, fails_at=self.fails_at)
         return AnalyticTrial(trial, self.epochs)

@@ -67,9 +67,11 @@ def run_ray(
     if not _unfinished(earlier, config):
         return earlier
     plan = plan_policies(config, initial)
-    starts = _starts(config, initial, read_checkpoints(folder))
+    starts = make_starts(config, initial, read_checkpoints(folder))
     order = SearchOrder(config=config, make_trial=make_trial, plan=plan, starts=starts)
-    with ray_cluster(config.ray), _seeded_random(config.seed):
+    with _borrowed_random(), ray_cluster(config.ray):
+        # Ray draws an exploited trial's parent from Python's global generator.
+        random.seed(config.seed)
         _fit(order, folder, progress)
     records = read_records(folder)
     unfinished = _unfinished(records, config)
@@ -83,8 +85,17 @@ def _unfinished(records: tuple[IntervalRecord, ...], config: PolicySearchConfig)
     return [trial for trial in range(config.population) if trial not in last or last[trial].end_epoch < config.epochs]
 
 
-def _starts(config: PolicySearchConfig, initial: Policy, checkpoints: tuple[Checkpoint, ...]) -> dict[int, Start]:
-    """Tell what each trial of a session begins with."""
+def make_starts(config: PolicySearchConfig, initial: Policy, checkpoints: tuple[Checkpoint, ...]) -> dict[int, Start]:
+    """Tell what each trial of a session begins with.
+
+    Args:
+        config: of the search.
+        initial: policy of a trial that begins afresh.
+        checkpoints: of earlier sessions, older ones first.
+
+    Returns:
+        by trial.
+    """
     fresh = dict.fromkeys(range(config.population), Start(policy=initial))
     # What ended is not gone on from: a trial that is alone at its end trains its last interval again.
     usable = [checkpoint for checkpoint in checkpoints if checkpoint.record.end_epoch < config.epochs]
@@ -195,10 +206,9 @@ def _explorer(config: PolicySearchConfig, interval: int) -> Callable[[dict[str, 
 
 
 @contextmanager
-def _seeded_random(seed: int) -> Iterator[None]:
-    """Lend Python's global generator a seed: Ray draws an exploited trial's parent from it."""
+def _borrowed_random() -> Iterator[None]:
+    """Give Python's global generator back as it was."""
     before = random.getstate()
-    random.seed(seed)
     try:
         yield
     finally:

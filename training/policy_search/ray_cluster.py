@@ -1,5 +1,6 @@
 """A Ray cluster to search on: one that runs already, or one of our own for as long as the search takes."""
 
+import logging
 import os
 import shutil
 import sys
@@ -12,10 +13,12 @@ from training.policy_search.config import RayConfig
 
 _QUIET = {
     "RAY_USAGE_STATS_ENABLED": "0",
-    # Read when ray is first imported: without it, ray takes the machine's own address for the loopback one.
+    # NOTE: read when ray is first imported. Without it, ray takes the machine's own address for the loopback one.
     "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
     # What a trial does is written by one logger, chosen by the backend.
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
+    # The new output ignores that it is to be quiet.
+    "RAY_AIR_NEW_OUTPUT": "0",
     # Paths of data sets stay valid in trials.
     "RAY_CHDIR_TO_TRIAL_DIR": "0",
 }
@@ -25,7 +28,8 @@ _QUIET = {
 def ray_cluster(config: RayConfig) -> Iterator[None]:
     """Attach to a cluster, or start one for loopback only and end all its processes and files afterwards.
 
-    A connection that this process has already is used, and left as it is.
+    A connection that this process has already is used, and left as it is. NOTE: where ray was imported before, by
+    others, a cluster that is started listens at the machine's own address too.
 
     Args:
         config: which cluster.
@@ -33,7 +37,7 @@ def ray_cluster(config: RayConfig) -> Iterator[None]:
     Raises:
         PolicySearchError: ray is not installed, or the cluster can't be reached or started.
     """
-    with _environment(_QUIET):
+    with _environment(_QUIET), _quiet_logger():
         try:
             import ray
         except ImportError as error:
@@ -87,6 +91,18 @@ def _connect(config: RayConfig, folder: str | None) -> None:
     except (ConnectionError, OSError, RuntimeError, ValueError) as error:
         which = "a cluster on this machine" if folder is not None else f"the cluster at {config.address!r}"
         raise PolicySearchError(f"ray: {which} can't be used: {error}") from error
+
+
+@contextmanager
+def _quiet_logger() -> Iterator[None]:
+    """Keep Tune from telling that its own result files, which nobody asked for, are not there."""
+    logger = logging.getLogger("ray.tune.analysis.experiment_analysis")
+    before = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(before)
 
 
 @contextmanager
