@@ -22,7 +22,6 @@ SIZES: dict[str, tuple[tuple[int, int, int], int, float]] = {
 }
 """Name → widths, depth of a group and momentum of its norms."""
 
-_NORM_EPSILON = 1e-12
 _WHITENING_EPSILON = 5e-4
 
 
@@ -111,4 +110,6 @@ def _conv(channels_in: int, channels_out: int) -> nn.Conv2d:
 
 
 def _norm(channels: int, momentum: float) -> nn.BatchNorm2d:
-    return make_norm(channels, has_scale=False, eps=_NORM_EPSILON, momentum=momentum)
+    # The programs add 1e-12 to variances; a channel that is constant over a batch, as where images have an even
+    # background, would then get gradients a million times as large. On photographs both come to the same.
+    return make_norm(channels, has_scale=False, momentum=momentum)

@@ -100,7 +100,7 @@ class GhostBatchNorm2d(nn.BatchNorm2d):
 
 
 def make_norm(
-    channels: int, *, ghost_batch_size: int = 0, has_scale: bool = True, eps: float = 1e-5, momentum: float = 0.1
+    channels: int, *, ghost_batch_size: int = 0, has_scale: bool = True, momentum: float = 0.1
 ) -> nn.BatchNorm2d:
     """Build a batch normalisation.
 
@@ -108,13 +108,12 @@ def make_norm(
         channels: C.
         ghost_batch_size: rows of a ghost batch; 0 takes the whole batch.
         has_scale: the scale is trained; otherwise it stays at 1.
-        eps: added to variances.
         momentum: share of a new batch in the running statistics.
     """
     norm = (
-        GhostBatchNorm2d(channels, ghost_batch_size, eps=eps, momentum=momentum)
+        GhostBatchNorm2d(channels, ghost_batch_size, momentum=momentum)
         if ghost_batch_size
-        else nn.BatchNorm2d(channels, eps=eps, momentum=momentum)
+        else nn.BatchNorm2d(channels, momentum=momentum)
     )
     norm.weight.requires_grad = has_scale
     return norm

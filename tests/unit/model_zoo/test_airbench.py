@@ -114,6 +114,15 @@ def test_tiny_networks_train(name: str, channels: int) -> None:
         assert (item.grad is not None and bool(item.grad.isfinite().all())) == item.requires_grad, parameter
 
 
+def test_channels_that_are_constant_over_a_batch_leave_gradients_moderate() -> None:
+    module = build_model("airbench96", classes=3, arguments=TINY, seed=1).module.train()
+    # All images are the same, and the last group sees one pixel: its channels have no variance.
+    images_BCHW = torch.randn(1, 3, 16, 16, generator=torch.Generator().manual_seed(0)).repeat(8, 1, 1, 1)
+    nn.functional.cross_entropy(module(images_BCHW), torch.arange(8) % 3).backward()
+    gradients = [item.grad for item in module.parameters() if item.grad is not None]
+    assert max(gradient.abs().max().item() for gradient in gradients) < 100
+
+
 def test_a_tiny_network_exports() -> None:
     bound = TaskCard(height=32, width=32, channels=3, classes=("a", "b", "c"))
     built = build_model("airbench96", classes=3, arguments=TINY)
