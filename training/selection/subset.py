@@ -58,6 +58,7 @@ class Subset:
 
         Raises:
             SelectionError: these are other data.
+            DataError: an id is not in them: the subset's file was changed by hand.
         """
         if data.sha256 != self.data_sha256:
             raise SelectionError(

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from stub_proxy import pixel_images
 
-from training.errors import SelectionError
+from training.errors import DataError, SelectionError
 from training.selection.subset import Subset, read_subset, write_subset
 from training.selection.timing import PhaseSeconds, SelectionSeconds
 
@@ -59,6 +59,11 @@ def test_other_data_are_refused() -> None:
     for use in (SUBSET.apply, SUBSET.ranking_scores):
         with pytest.raises(SelectionError, match=message):
             use(other)
+
+
+def test_ids_that_the_data_do_not_have_are_refused() -> None:
+    with pytest.raises(DataError, match="99"):
+        replace(SUBSET, ids=(100, 99)).apply(DATA)
 
 
 @pytest.mark.parametrize(
