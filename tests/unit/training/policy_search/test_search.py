@@ -1,3 +1,4 @@
+import copy
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -6,18 +7,22 @@ import numpy as np
 import pytest
 from fake_trials import IMAGES, AnalyticTrials, zero_policy
 
+from model_zoo.registry import build_model
+from training.augment import ops
 from training.augment.config import AugmentConfig
-from training.augment.ops import op_names
+from training.augment.ops import Op, get_op, op_names
+from training.augment.policy import PolicyEntry
 from training.augment.schedule_files import read_policy_schedule, read_schedule_file
 from training.data.digits import load_digits
 from training.data.images import LabelledImages
 from training.errors import DataError, PolicySearchError
+from training.evaluation import evaluate
 from training.inputs import Normalisation
-from training.loop_config import LoopConfig
+from training.loop_config import LoopConfig, Precision
 from training.lr import OneCycle
 from training.policy_search.config import PolicySearchConfig, RayConfig
 from training.policy_search.history import IntervalRecord
-from training.policy_search.image_trial import ImageTrials, weights_seed
+from training.policy_search.image_trial import ImageTrials, Judge, weights_seed
 from training.policy_search.lineage import last_records
 from training.policy_search.search import SearchResult, search_policy, search_population
 
@@ -186,3 +191,47 @@ def test_images_that_are_not_square_are_refused() -> None:
     cut = replace(train, images_BHWC=train.images_BHWC[:, :6])
     with pytest.raises(DataError, match="got 6x8 pixels; must be square"):
         ImageTrials(DIGITS, cut, validation, NORMALISATION, device="cpu", ops=())(0)
+
+
+def test_ops_travel_with_the_trials(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A process that unpickles them may not have registered an op that its caller has."""
+    monkeypatch.setattr(ops, "_OPS", {name: get_op(name) for name in op_names()})
+    train, validation = _digits()
+    own = Op(name="Own", value_at=float, kernel=lambda images_BCHW, value, context: images_BCHW)
+    trials = ImageTrials(DIGITS, train, validation, NORMALISATION, device="cpu", ops=(get_op("Rotate"), own))
+    trials(0).advance(1, zero_policy(0))
+    assert "Own" not in op_names()
+    copied = copy.copy(trials)
+    assert op_names()[-1] == "Own"
+    assert copied.__getstate__().keys() == trials.__getstate__().keys()
+    policy = (PolicyEntry(op="Own", probability=10),)
+    assert copied(1).advance(1, policy) == trials(1).advance(1, policy)
+
+
+def test_a_trial_is_judged_as_evaluation_does() -> None:
+    train, validation = _digits()
+    model = build_model("digits_cnn_s", classes=10, channels=1).module
+    for loop in (DIGITS.loop, replace(DIGITS.loop, channels_last=True)):
+        judge = Judge(validation, NORMALISATION, loop, "cpu")
+        assert judge(model) == evaluate(model, validation, NORMALISATION).top1
+    flipped = Judge(train, NORMALISATION, replace(DIGITS.loop, flip_tta=True), "cpu")
+    assert flipped(model) == evaluate(model, train, NORMALISATION, flip_tta=True).top1
+
+
+@pytest.mark.gpu
+def test_a_search_on_a_gpu_is_resumed(tmp_path: Path) -> None:
+    seen: list[IntervalRecord] = []
+
+    def hear(record: IntervalRecord) -> None:
+        seen.append(record)
+        if len(seen) == 10:
+            raise _Killed
+
+    config = replace(DIGITS, loop=replace(DIGITS.loop, precision=Precision.BF16, channels_last=True))
+    train, validation = _digits()
+    with pytest.raises(_Killed):
+        search_policy(config, train, validation, NORMALISATION, tmp_path, device="cuda", progress=hear)
+    result = search_policy(config, train, validation, NORMALISATION, tmp_path, device="cuda", progress=seen.append)
+    assert len(result.records) == 16
+    assert len(seen) == 10 + 8
+    assert result.best_accuracy > 0.5
