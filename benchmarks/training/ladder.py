@@ -23,7 +23,8 @@ from training.augment.config import AugmentConfig, Flip
 from training.loop_config import LoopConfig, Precision
 from training.lr import Constant, MultiStep, StepDecay, triangular
 from training.members import MemberConfig
-from training.optim import OptimConfig, OptimizerName
+from training.optim import OptimConfig
+from training.tricks import airbench_muon
 
 _EPOCHS_OF_SOURCE = 24
 
@@ -109,7 +110,7 @@ def _recipes_experiment(setting: Setting, width: int) -> Experiment:
     loop = setting.model.loop
     ladder = tricks(width, loop.epochs, loop.batch_size, setting.device)[-1]
     slow = replace(loop, lr=MultiStep(), optim=OptimConfig(weight_decay=1e-4), batch_size=128, label_smoothing=0.0)
-    airbench = airbench_loop(epochs=max(2, loop.epochs // 3), device=setting.device)
+    airbench = airbench_loop(epochs=max(3, loop.epochs // 3), device=setting.device)
     models = [
         MemberConfig(name="resnet9, all tricks", architecture="resnet9", arguments=ladder.arguments, loop=ladder.loop),
         MemberConfig(name="resnet56", architecture="resnet56", loop=slow),
@@ -121,17 +122,13 @@ def _recipes_experiment(setting: Setting, width: int) -> Experiment:
 def airbench_loop(*, epochs: int, device: str) -> LoopConfig:
     """Give the way of airbench94_muon: Muon on filters, alternating flip, two-pixel crops, rate falling to nothing."""
     is_cuda = device.startswith("cuda")
+    batch_size = 2000 if is_cuda else 250
+    optim, lr = airbench_muon(batch_size=batch_size, epochs=epochs)
     return LoopConfig(
         epochs=epochs,
-        batch_size=2000 if is_cuda else 250,
-        optim=OptimConfig(
-            name=OptimizerName.MUON,
-            norm_bias_lr_factor=64.0,
-            whitening_bias_share=3 / 8,
-            decay_all=True,
-            momentum=0.85,
-        ),
-        lr=triangular(0.24, peak_epoch=0.01, epochs=1.0),
+        batch_size=batch_size,
+        optim=optim,
+        lr=lr,
         augment=AugmentConfig(pad_px=2, flip=Flip.ALTERNATING),
         label_smoothing=0.2,
         flip_tta=True,
