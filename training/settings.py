@@ -227,6 +227,11 @@ def _first_error(config_type: type, tree: JsonValue, error: ValidationError) -> 
         case "value_error":
             # The message names the field already.
             return SettingsError(f"{key}: {message}".removeprefix(f"{config_type.__name__}: "))
+        case "union_tag_invalid":
+            got = json.dumps(details["ctx"]["tag"])
+            return SettingsError(f"{key}.{_KIND}: got {got}; must be one of {details['ctx']['expected_tags']}")
+        case "union_tag_not_found":
+            return SettingsError(f"{key}.{_KIND}: got nothing; must be given")
         case "missing":
             return SettingsError(f"{key}: got nothing; must be given")
         case _:

@@ -2,9 +2,8 @@
 
 import hashlib
 import json
-import os
 import secrets
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +13,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from training.data.data_set import DataSet, DataSource, LoadProgress, ResizedFile, SkippedFile
+from training.data.file_list import files_sha256
 from training.data.images import LabelledImages
 from training.errors import DataError
 from training.settings import to_json
@@ -51,35 +51,8 @@ def load_cached(source: DataSource, root: Path | None, cache: Path, *, progress:
 def _key(source: DataSource, root: Path) -> str:
     """Fingerprint the source's choices and the list of files."""
     choices = {"version": _VERSION, "pillow": pillow_version, "source": to_json(source)}
-    digest = hashlib.sha256(json.dumps(choices, sort_keys=True).encode())
-    try:
-        files = sorted(_files(root))
-    except OSError as error:
-        raise DataError(f"{error.filename or root}: {error.strerror}") from error
-    for name, size_bytes, time_ns in files:
-        digest.update(f"\0{name}\0{size_bytes}\0{time_ns}".encode(errors="surrogateescape"))
-    return digest.hexdigest()[:32]
-
-
-def _files(root: Path) -> Iterator[tuple[str, int, int]]:
-    """List all files with their sizes and times of change; hidden ones don't count."""
-    if root.is_file():
-        stat = root.stat()
-        yield "", stat.st_size, stat.st_mtime_ns
-        return
-    folders = [""]
-    while folders:
-        folder = folders.pop()
-        # Plain texts in place of paths: there may be a million files.
-        with os.scandir(root / folder) as entries:
-            for entry in entries:
-                if entry.name.startswith("."):
-                    continue
-                if entry.is_dir():
-                    folders.append(f"{folder}{entry.name}/")
-                else:
-                    stat = entry.stat()
-                    yield f"{folder}{entry.name}", stat.st_size, stat.st_mtime_ns
+    text = json.dumps({**choices, "files": files_sha256(root)}, sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:32]
 
 
 def _write(data: DataSet, path: Path) -> None:

@@ -4,12 +4,12 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from pydantic import JsonValue
+from pydantic import Field, JsonValue
 
 from training.augment.policy import PolicyEntry, PolicySchedule, Segment
 from training.errors import SettingsError
@@ -51,6 +51,7 @@ class Loop:
     schedule: Everything | Step | Cut = field(default_factory=Everything)
     colour: Colour = Colour.RED
     policy: PolicySchedule | None = None
+    tagged: Annotated[Everything | Cut, Field(discriminator="kind")] = field(default_factory=Everything)
 
     def __post_init__(self) -> None:
         if self.epochs < 1:
@@ -87,6 +88,7 @@ def test_json_holds_all_fields() -> None:
         "schedule": {"kind": "none"},
         "colour": "red",
         "policy": None,
+        "tagged": {"kind": "none"},
     }
     assert to_json(RUN) == {
         "members": [
@@ -156,6 +158,11 @@ def test_any_configuration_comes_back(epochs: int, peak_lr: float, clip: float |
             Step(fraction=1.0, fixed=True),
         ),
         (
+            ["members.0.loop.tagged.kind=cut", "members.0.loop.tagged.cuts=4"],
+            lambda run: run.members[0].loop.tagged,
+            Cut(cuts=4),
+        ),
+        (
             ["members.*.loop.schedule.kind=cut", "members.1.loop.schedule.cuts=2"],
             lambda run: [member.loop.schedule for member in run.members],
             [Cut(), Cut(cuts=2)],
@@ -181,7 +188,7 @@ def test_no_settings_change_nothing() -> None:
         (["=3"], r"^'=3': got no key=value"),
         (
             ["members.0.loop.epoch=3"],
-            r"^members\.0\.loop\.epoch: got unknown 'epoch'; did you mean epochs\? must be one of epochs, peak_lr,",
+            r"^members\.0\.loop\.epoch: got unknown 'epoch'; did you mean epochs\? must be one of epochs",
         ),
         (
             ["member.0.name=a"],
@@ -200,6 +207,15 @@ def test_no_settings_change_nothing() -> None:
         (
             ["members.0.loop.schedule.kind=stp"],
             r"^members\.0\.loop\.schedule\.kind: got \"stp\"; must be 'none' or 'step' or 'cut'$",
+        ),
+        (
+            ["members.0.loop.tagged.kind=x"],
+            r"^members\.0\.loop\.tagged\.kind: got \"x\"; must be one of 'none', 'cut'$",
+        ),
+        (["members.0.loop.tagged={}"], r"^members\.0\.loop\.tagged\.kind: got nothing; must be given$"),
+        (
+            ["members.0.loop.tagged.cuts=3"],
+            r"^members\.0\.loop\.tagged\.cuts: got unknown 'cuts'; must be one of kind$",
         ),
         (["members.0.loop.schedule.kind=step"], r"^members\.0\.loop\.schedule\.fraction: got nothing; must be given$"),
         (
