@@ -55,8 +55,6 @@ def sharpen(images_BCHW: Tensor, factor: float) -> Tensor:
 
 def solarize(images_BCHW: Tensor, threshold: float) -> Tensor:
     """Invert the values from a threshold on; above 255 nothing changes."""
-    if threshold > _WHITE:
-        return images_BCHW
     # True is the byte 1, whose negative has all bits set: an exclusive or with it inverts.
     return images_BCHW ^ (images_BCHW >= threshold).view(torch.uint8).neg_()
 
