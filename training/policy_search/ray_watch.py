@@ -38,7 +38,7 @@ def watch(journal: Path, progress: Progress | None) -> Any:
 
         def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **_: Any) -> None:
             del iteration, trials
-            self.failure = f"{trial}: failed {trial.num_failures} times, last with {trial.get_error()!r}"
+            self.failure = f"{trial}: failed {trial.num_failures} times, last with {_last_line(trial.error_file)}"
 
         def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
             del trial_id, result
@@ -48,3 +48,13 @@ def watch(journal: Path, progress: Progress | None) -> Any:
             return self.failure is not None
 
     return Watch()
+
+
+def _last_line(error_file: str | None) -> str:
+    """Give what an exception says, the last line of the trace that Tune keeps."""
+    if error_file is None:
+        return "an error of which no trace was kept"
+    try:
+        return Path(error_file).read_text(encoding="utf-8").strip().rpartition("\n")[2]
+    except OSError as error:
+        return f"an error whose trace can't be read: {error}"
