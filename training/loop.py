@@ -1,21 +1,18 @@
 """Training from start to end: epochs, validation, logs, checkpoints; a killed run goes on where it was."""
 
-import time
 from collections.abc import Sequence
-from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 
 from torch import nn
 
 from cascade_serve.core.arrays import FloatArray
-from training.checkpoint import Checkpoint, read_checkpoint, write_checkpoint
 from training.data.images import LabelledImages
-from training.energy import Energy, EnergyMeter, NoMeter
+from training.energy import EnergyMeter, NoMeter
 from training.errors import DivergedError
 from training.evaluation import evaluate
 from training.inputs import Normalisation
-from training.logs import EpochLog, TensorboardLog, dawnbench_log, json_log
+from training.journal import Journal
 from training.loop_config import LoopConfig, Precision
 from training.reports import EpochReport, Progress, TrainingResult
 from training.run import BatchObserver, TrainingRun
@@ -77,77 +74,34 @@ def train(
         DivergedError: a loss was not finite; names the step and the last good checkpoint.
         EnergyError: the meter can't measure.
         LogError: a log can't be written.
+        ValueError: an ``every`` is under 1.
     """
-    start_s = time.perf_counter()
+    for name, every in (("checkpoint_every", checkpoint_every), ("validate_every", validate_every)):
+        if every < 1:
+            raise ValueError(f"{name}: got {every}; must be at least 1")
     run = TrainingRun(model, data, config, normalisation, device=device, scores_N=scores_N, observers=observers)
-    checkpoint_path = None if folder is None else folder / "checkpoint.pt"
-    reports, energy_before = _resume(run, checkpoint_path)
     meter = energy_meter or NoMeter()
-    with ExitStack() as stack:
-        logs = _open_logs(folder, reports, stack, tensorboard=tensorboard)
-        meter.start()
-        stack.callback(meter.stop)
+    with Journal(run, folder, meter, checkpoint_every=checkpoint_every, tensorboard=tensorboard) as journal:
         while run.epoch < config.epochs:
-            report = _run_epoch(run, checkpoint_path)
-            if validation is not None and _is_due(report, validate_every):
+            report = _run_epoch(run, journal)
+            if validation is not None and report.is_due(validate_every):
                 report = _validated(run, report, validation, normalisation)
-            reports.append(report)
-            for log in logs:
-                log.write(report)
-            if checkpoint_path is not None and _is_due(report, checkpoint_every):
-                energy = energy_before + meter.read()
-                write_checkpoint(Checkpoint(run=run.state_dict(), reports=reports, energy=energy), checkpoint_path)
+            journal.add(report)
             if progress is not None:
                 progress(report)
-        energy = energy_before + meter.read()
+        result = journal.result()
     model.load_state_dict(run.averaged_model().state_dict())
     model.eval()
-    last = reports[-1]
-    return TrainingResult(
-        reports=tuple(reports),
-        evaluations=last.evaluations,
-        seconds=last.seconds,
-        process_seconds=last.process_seconds,
-        wall_seconds=time.perf_counter() - start_s,
-        peak_memory_bytes=last.peak_memory_bytes,
-        energy=energy,
-    )
+    return result
 
 
-def _resume(run: TrainingRun, path: Path | None) -> tuple[list[EpochReport], Energy]:
-    """Take up a checkpoint, where there is one."""
-    checkpoint = None if path is None else read_checkpoint(path)
-    if checkpoint is None:
-        return [], Energy()
-    run.load_state_dict(checkpoint.run)
-    return list(checkpoint.reports), checkpoint.energy
-
-
-def _open_logs(
-    folder: Path | None, reports: Sequence[EpochReport], stack: ExitStack, *, tensorboard: bool
-) -> list[EpochLog]:
-    if folder is None:
-        return []
-    logs: list[EpochLog] = [json_log(folder / "log.jsonl"), dawnbench_log(folder / "dawnbench.tsv")]
-    if tensorboard:
-        logs.append(TensorboardLog(folder / "tensorboard"))
-    for log in logs:
-        log.start(reports)
-        stack.callback(log.close)
-    return logs
-
-
-def _run_epoch(run: TrainingRun, checkpoint_path: Path | None) -> EpochReport:
+def _run_epoch(run: TrainingRun, journal: Journal) -> EpochReport:
     try:
         return run.run_epoch()
     except DivergedError as error:
-        if checkpoint_path is None or not checkpoint_path.exists():
+        if journal.last_checkpoint is None:
             raise
-        raise error.with_checkpoint(checkpoint_path) from error
-
-
-def _is_due(report: EpochReport, every: int) -> bool:
-    return report.epoch % every == 0 or report.epoch == report.epochs
+        raise error.with_checkpoint(journal.last_checkpoint) from error
 
 
 def _validated(

@@ -42,6 +42,10 @@ class EpochReport:
     input_seconds: float
     peak_memory_bytes: int
 
+    def is_due(self, every: int) -> bool:
+        """Tell whether what happens every so many epochs, and at the run's end, happens after this one."""
+        return self.epoch % every == 0 or self.epoch == self.epochs
+
 
 Progress = Callable[[EpochReport], None]
 """Called after each epoch."""
@@ -56,7 +60,7 @@ class TrainingResult:
         evaluations: single images trained on.
         seconds: wall-clock time inside epochs.
         process_seconds: CPU time inside epochs, summed over threads.
-        wall_seconds: of the whole call that finished the run, with validation, logs and checkpoints.
+        wall_seconds: of the call that finished the run, from its resume on, with validation, logs and checkpoints.
         peak_memory_bytes: as in the reports.
         energy: what the run used, over all its processes; its numbers are None where nothing measured them.
     """

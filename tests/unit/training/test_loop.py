@@ -16,7 +16,7 @@ from training.checkpoint import read_checkpoint
 from training.data.images import LabelledImages
 from training.data_schedule.config import DataStep, InfoBatch, parse_data_schedule
 from training.energy import Energy
-from training.errors import CheckpointError, DataError, DivergedError, LogError
+from training.errors import CheckpointError, DataError, DivergedError, EnergyError, LogError
 from training.evaluation import evaluate
 from training.inputs import Normalisation
 from training.loop import EpochReport, LoopConfig, TrainingResult, train
@@ -328,6 +328,25 @@ def test_tensorboard_is_written_beside(tmp_path: Path) -> None:
     pytest.importorskip("tensorboard")
     run_digits(small_model(), replace(CONFIG, epochs=1), folder=tmp_path, tensorboard=True)
     assert len(list((tmp_path / "tensorboard").iterdir())) == 1
+
+
+@pytest.mark.parametrize("name", ["checkpoint_every", "validate_every"])
+def test_every_so_often_is_at_least_every_epoch(name: str) -> None:
+    with pytest.raises(ValueError, match=f"^{name}: got 0; must be at least 1$"):
+        run_digits(small_model(), CONFIG, **{name: 0})
+
+
+class BrokenMeter(FakeMeter):
+    def start(self) -> None:
+        super().start()
+        raise EnergyError("no measurement")
+
+
+def test_a_meter_that_can_not_start_is_stopped(tmp_path: Path) -> None:
+    meter = BrokenMeter()
+    with pytest.raises(EnergyError, match="no measurement"):
+        run_digits(small_model(), folder=tmp_path, energy_meter=meter)
+    assert meter.told == ["start", "stop"]
 
 
 @pytest.mark.parametrize(

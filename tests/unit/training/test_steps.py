@@ -121,6 +121,9 @@ def test_float16_scales_its_losses_and_forgets_steps_that_overflow() -> None:
     stepper(make_batch([-60.0], [0]), 0.5)
     assert model.weight.item() == 1
     assert stepper.state_dict()["scaler"]["scale"] == scale / 2
+    other = Stepper(Linear(), replace(PLAIN, precision=Precision.FP16), CPU)
+    other.load_state_dict(stepper.state_dict())
+    assert other.state_dict()["scaler"]["scale"] == scale / 2
 
 
 def test_channels_last_reaches_the_filters() -> None:
