@@ -11,6 +11,7 @@ TrainingError
 ├── LogError          a log can't be written
 ├── MemberExportError a trained member can't become one of a zoo
 ├── RecipeError       a recipe is unknown, can't be loaded, or makes no configuration
+├── ReportError       a report can't be written
 ├── RunDirError       a run folder is in use, damaged or used against its rules
 ├── SettingsError     a setting is unknown or not what its field takes
 ├── PolicySearchError a policy search can't be run, resumed or read
@@ -96,6 +97,10 @@ class MemberExportError(TrainingError):
 
 class RecipeError(TrainingError):
     """A recipe is unknown, can't be loaded, or makes no configuration."""
+
+
+class ReportError(TrainingError):
+    """A run's report can't be written."""
 
 
 class RunDirError(TrainingError):
