@@ -1,6 +1,7 @@
 """The stage of evaluation: how good each member is on images that it has not seen."""
 # Shapes: N images, K classes.
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from pydantic import JsonValue, TypeAdapter
@@ -78,7 +79,7 @@ def evaluate_members(
             save_file(dict(logits), stage.path / LOGITS_FILE)
             write_whole(stage.path / ACCURACY_FILE, _ACCURACY.dump_json(accuracy, indent=1) + b"\n")
             stage.finish(_ACCURACY.dump_python(accuracy, mode="json"))
-        _tell(read_accuracy(stage.done), listener)
+        _tell(read_accuracy(stage.done), [fact.config.name for fact in facts], listener)
         return stage.done
 
 
@@ -113,11 +114,11 @@ def _judge(logits_NK: FloatArray, rows: LabelledImages) -> Evaluation:
     )
 
 
-def _tell(accuracy: Accuracy, listener: Listener) -> None:
-    for name, parts in accuracy.items():
+def _tell(accuracy: Accuracy, names: Sequence[str], listener: Listener) -> None:
+    for name in names:
         shown = ", ".join(
             f"{100 * found.top1:.2f} % of {found.n:,} {part} images"
             f" [{100 * found.interval[0]:.1f}, {100 * found.interval[1]:.1f}]"
-            for part, found in parts.items()
+            for part, found in accuracy[name].items()
         )
         listener.tell(f"{name}: right on {shown}")
