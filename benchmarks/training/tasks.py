@@ -86,11 +86,27 @@ def add_setting(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--data", type=Path, default=archive, help="folder or archive of CIFAR-10-JPEG's train part")
     parser.add_argument("--train-images", type=int, help="train on so many of them (default: all)")
     parser.add_argument("--width", type=int, default=8, help="of ResNet-9 (default: %(default)s)")
+    parser.add_argument("--proxy", help="architecture of the proxy (default: digits_cnn_m; ResNet-9 of half the width)")
+    parser.add_argument(
+        "--proxy-epochs",
+        type=int,
+        help="of the proxy (default: a quarter of the target's on digits, half on CIFAR-10-JPEG)",
+    )
     parser.add_argument("--epochs", type=int, help="of the target (default: 32 on digits, 10 on CIFAR-10-JPEG)")
 
 
 def read_setting(options: argparse.Namespace) -> Setting:
     """Build the setting that was asked for."""
+    setting = _find_setting(options)
+    proxy = setting.proxy
+    if options.proxy is not None:
+        proxy = replace(proxy, architecture=options.proxy, arguments={})
+    if options.proxy_epochs is not None:
+        proxy = replace(proxy, loop=replace(proxy.loop, epochs=options.proxy_epochs))
+    return replace(setting, proxy=proxy)
+
+
+def _find_setting(options: argparse.Namespace) -> Setting:
     if options.task == "digits":
         return digits_setting(options.epochs or 32, options.device)
     if options.data is None:
@@ -99,13 +115,13 @@ def read_setting(options: argparse.Namespace) -> Setting:
 
 
 def digits_setting(epochs: int, device: str) -> Setting:
-    """Give scikit-learn's digits with the demo's largest network, and its smallest as proxy."""
+    """Give scikit-learn's digits with the demo's largest network, and the middle one for a quarter as long as proxy."""
     augment = AugmentConfig(pad_px=1, pad_mode="constant", fill=(0,))
     loop = LoopConfig(epochs=epochs, lr=OneCycle(peak_lr=0.1), label_smoothing=0.05, augment=augment)
     return Setting(
         name="digits",
         model=MemberConfig(name="target", architecture="digits_cnn_l", loop=loop),
-        proxy=MemberConfig(name="proxy", architecture="digits_cnn_xs", loop=replace(loop, epochs=max(2, epochs // 2))),
+        proxy=MemberConfig(name="proxy", architecture="digits_cnn_m", loop=replace(loop, epochs=max(2, epochs // 4))),
         device=device,
     )
 
