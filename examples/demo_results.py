@@ -48,7 +48,7 @@ def summarise(runs: Sequence[Run], info: ModelInfo, metrics: Sequence[Sample], *
 
 def show_results(runs: Sequence[Run], info: ModelInfo, summary: Mapping[str, Any]) -> None:
     """Print the table, what it means, and the metrics."""
-    console.rule("5. What came of it", align="left")
+    console.rule("4. What came of it", align="left")
     console.print(_result_table(runs, summary))
     compared = summary["default_against_largest"]
     console.print(

@@ -16,7 +16,7 @@ from cascade_serve.core.cost import format_flops, parse_flops
 from cascade_serve.core.interval import wilson_interval
 from cascade_serve.core.plan import Policy
 from cascade_serve.rpc.info import ModelInfo
-from training.data.images import LabelledImages
+from model_zoo.image_folder import FolderImages
 
 TASK = "digits"
 LARGEST = "digits-large"
@@ -110,10 +110,10 @@ def choose_terms(info: ModelInfo) -> list[Terms]:
     ]
 
 
-def send_all(client: Client, test: LabelledImages) -> list[Run]:
+def send_all(client: Client, test: FolderImages) -> list[Run]:
     """Send the test images on all terms."""
     wanted = choose_terms(client.info(TASK))
-    console.print(f"{len(test)} test images on {len(wanted)} kinds of terms: one caller, one image a request")
+    console.print(f"{len(test.labels_N)} test images on {len(wanted)} kinds of terms: one caller, one image a request")
     runs = []
     with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
         task = bar.add_task("sending", total=len(wanted))
@@ -123,16 +123,16 @@ def send_all(client: Client, test: LabelledImages) -> list[Run]:
     return runs
 
 
-def send(client: Client, test: LabelledImages, terms: Terms) -> Run:
+def send(client: Client, test: FolderImages, terms: Terms) -> Run:
     """Send the test images on the same terms, one a request."""
     predictions, latencies_ms = [], []
-    for image_HWC in test.images_BHWC:
+    for image_HWC in test.images_NHWC:
         start_s = time.perf_counter()
         predictions.append(client.infer(image_HWC, model=terms.model, **terms.query))
         latencies_ms.append(1e3 * (time.perf_counter() - start_s))
     return Run(
         terms=terms,
-        correct_N=np.concatenate([_output(answer.label) for answer in predictions]) == test.labels_B,
+        correct_N=np.concatenate([_output(answer.label) for answer in predictions]) == test.labels_N,
         flops_N=np.concatenate([_output(answer.flops) for answer in predictions]),
         exit_stage_N=np.concatenate([_output(answer.exit_stage) for answer in predictions]).astype(np.int64),
         latency_ms_N=np.array(latencies_ms),

@@ -47,7 +47,7 @@ def serving(repository: Path, log: Path) -> Iterator[Server]:
     Raises:
         DemoError: it does not start in time, or does not stop as it should.
     """
-    console.rule("4. Serve, and ask over gRPC", align="left")
+    console.rule("3. Serve, and ask over gRPC", align="left")
     arguments = ("serve", repository, "--port", "0", "--metrics-port", "0")
     show_command(*arguments)
     with log.open("w", encoding="utf-8") as log_file:

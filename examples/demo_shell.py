@@ -16,6 +16,8 @@ from rich.console import Console
 Command = Sequence[str | Path]
 """Words after ``cascade-serve``."""
 
+_SERVE = "cascade-serve"
+
 _WIDTH = 120
 
 # Where output is piped, rich would fold the tables at 80 columns.
@@ -26,12 +28,37 @@ class DemoError(Exception):
     """The demo can't go on; the message says why."""
 
 
-def command_line(*arguments: str | Path) -> list[str]:
+def command_line(*arguments: str | Path, program: str = _SERVE) -> list[str]:
     """Give the command as the shell would get it, from the environment that runs this demo."""
-    script = shutil.which("cascade-serve", path=f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
+    script = shutil.which(program, path=f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
     if script is None:
-        raise DemoError("cascade-serve is not installed; type: make demo")
+        raise DemoError(f"{program} is not installed; type: make demo")
     return [script, *map(str, arguments)]
+
+
+def run_command(*arguments: str | Path, program: str = _SERVE) -> None:
+    """Show a command and run it; what it prints shows as it comes.
+
+    Args:
+        arguments: words after the program.
+        program: the script.
+
+    Raises:
+        DemoError: it failed.
+    """
+    show_command(*arguments, program=program)
+    sys.stdout.flush()
+    with subprocess.Popen(  # noqa: S603 - our own command
+        command_line(*arguments, program=program), env=_terminal()
+    ) as process:
+        try:
+            code = process.wait()
+        except BaseException:
+            # An error or signal in the demo must not leave a child behind.
+            process.kill()
+            raise
+    if code != 0:
+        raise DemoError(f"{program} {arguments[0]} ended with exit code {code}")
 
 
 class RunningCommand:
@@ -90,6 +117,6 @@ def _terminal() -> dict[str, str]:
     return {**os.environ, "COLUMNS": str(console.width)}
 
 
-def show_command(*arguments: str | Path) -> None:
+def show_command(*arguments: str | Path, program: str = _SERVE) -> None:
     """Print a command as one would type it."""
-    console.print(f"$ cascade-serve {shlex.join(map(str, arguments))}", style="bold", markup=False, soft_wrap=True)
+    console.print(f"$ {program} {shlex.join(map(str, arguments))}", style="bold", markup=False, soft_wrap=True)

@@ -8,7 +8,7 @@ from cascade_serve.zoo import Addition, Descent, TorchModel, add_member
 from model_zoo.card import Card, TrainingCard
 from model_zoo.errors import CardError
 from model_zoo.store import CARD_FILE, read_member
-from training.data.images import write_image_folder
+from training.data.images import LabelledImages, write_image_folder
 from training.errors import MemberExportError, RunDirError
 from training.files import file_sha256, write_whole
 from training.member_job import WEIGHTS_FILE, MemberFacts
@@ -64,9 +64,20 @@ def _write_images(run: RunDir, listener: Listener) -> Path:
         if not stage.is_done:
             listener.begin("writing calibration and test images", None)
             for part, file in files.items():
-                write_image_folder(read_images(file), stage.path / part)
+                rows = read_images(file)
+                _check_classes(rows, part)
+                write_image_folder(rows, stage.path / part)
             stage.finish()
         return stage.path
+
+
+def _check_classes(rows: LabelledImages, part: str) -> None:
+    missing = [name for label, name in enumerate(rows.classes) if label not in rows.labels_B]
+    if missing:
+        raise MemberExportError(
+            f"{part}: got no image of {len(missing)} classes, such as {missing[0]!r}; must be at least one of each:"
+            f" make splits.{part} larger"
+        )
 
 
 def _export(name: str, member: FinishedStage, task_path: Path, calibration: Path, listener: Listener) -> None:

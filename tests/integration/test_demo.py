@@ -171,7 +171,7 @@ def test_a_server_that_can_not_start_is_told_of(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("example", ["client_numpy.py", "client_tritonclient.py"])
 def test_client_examples_answer(demo: Finished, tmp_path: Path, example: str) -> None:
-    images = sorted((demo.out / "test" / "7").glob("*.png"))[:3]
+    images = sorted((demo.out / "run" / "images" / "test" / "7").glob("*.png"))[:3]
     with serving(demo.out / "repository", tmp_path / "log") as server:
         command = [sys.executable, str(EXAMPLES / example), server.url, "digits", *map(str, images)]
         done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)

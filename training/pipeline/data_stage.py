@@ -1,17 +1,20 @@
 """The first stage: images are read, split and measured."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
 from pydantic import JsonValue
 
 from training.data.data_set import DataSet
+from training.data.file_list import files_sha256
+from training.data.images import LabelledImages
 from training.data.splits import record_splits, split
 from training.data.statistics import channel_statistics
 from training.pipeline.listening import Listener
 from training.pipeline.order import Order
-from training.pipeline.parts import Parts, read_facts, read_parts, source_sha256, write_parts
-from training.run_dir import RunDir
+from training.pipeline.parts import Parts, read_facts, read_parts, write_parts
+from training.run_dir import Input, RunDir
 from training.settings import to_json
 
 STAGE = "data"
@@ -53,10 +56,10 @@ def prepare_data(run: RunDir, order: Order, listener: Listener) -> Material:
     """
     config = order.config
     settings: JsonValue = {"source": to_json(config.source), "splits": to_json(config.splits)}
-    with run.stage(STAGE, config=settings, inputs={"source": source_sha256(order.data)}) as stage:
+    with run.stage(STAGE, config=settings, inputs=_inputs(order.data)) as stage:
         is_new = not stage.is_done
         if is_new:
-            data = config.source.load(order.data, progress=_Loading(listener))
+            data = in_name_order(config.source.load(order.data, progress=_Loading(listener)))
             by_name = split(data, config.splits)
             statistics = channel_statistics(by_name["train"].images_BHWC)
             write_parts(by_name, record_splits(data, config.splits, by_name), statistics, data, stage.path)
@@ -67,6 +70,24 @@ def prepare_data(run: RunDir, order: Order, listener: Listener) -> Material:
             parts = read_parts(stage.path)
         listener.tell(f"data: {parts.sizes}{'' if is_new else ' (as before)'}")
         return Material(parts=parts, folder=stage.path)
+
+
+def in_name_order(data: DataSet) -> DataSet:
+    """Put the classes in the order of their names: that of the folders which zoos are calibrated and evaluated on."""
+    test = None if data.test is None else _sort_classes(data.test)
+    return replace(data, train=_sort_classes(data.train), test=test)
+
+
+def _sort_classes(data: LabelledImages) -> LabelledImages:
+    order_K = np.array(sorted(range(len(data.classes)), key=lambda place: data.classes[place]), dtype=np.int64)
+    if (order_K[1:] > order_K[:-1]).all():
+        return data
+    places_K = np.argsort(order_K)
+    return replace(data, labels_B=places_K[data.labels_B], classes=tuple(data.classes[place] for place in order_K))
+
+
+def _inputs(root: Path | None) -> dict[str, Input]:
+    return {} if root is None else {"files": files_sha256(root)}
 
 
 def _tell_left_out(data: DataSet, listener: Listener) -> None:

@@ -1,10 +1,8 @@
 """The parts of a data set as files: what every later stage reads."""
 # Shapes: B rows.
 
-import hashlib
 import json
-import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -47,36 +45,6 @@ class Parts:
     def sizes(self) -> str:
         """Each part's number of images, in words."""
         return ", ".join(f"{len(part):,} {name.replace('_', ' ')}" for name, part in self.by_name.items())
-
-
-def source_sha256(root: Path | None) -> str:
-    """Fingerprint (hex) what a data source would read, without reading it: paths, sizes and times of change.
-
-    Args:
-        root: folder or archive; None for sources that need no files.
-
-    Raises:
-        DataError: it can't be read.
-    """
-    digest = hashlib.sha256()
-    try:
-        for path in _files(root):
-            status = path.stat()
-            digest.update(f"{path}\0{status.st_size}\0{status.st_mtime_ns}\n".encode(errors="surrogateescape"))
-    except OSError as error:
-        raise DataError(f"{error.filename or root}: {error.strerror}") from error
-    return digest.hexdigest()
-
-
-def _files(root: Path | None) -> Iterator[Path]:
-    if root is None:
-        return
-    root = root.resolve()
-    if not root.is_dir():
-        yield root
-    for folder, folders, names in os.walk(root):
-        folders.sort()
-        yield from (Path(folder, name) for name in sorted(names))
 
 
 def write_parts(
