@@ -11,7 +11,8 @@ from training.errors import DataError
 def files_sha256(root: Path) -> str:
     """Fingerprint (hex) all files below a folder, or one file, by path, size and time of change.
 
-    Hidden files don't count. Paths count from ``root``, so the folder may be moved. 50,000 files take about a second.
+    Hidden files don't count; of a broken link, the link does. Paths count from ``root``, so the folder may be moved.
+    50,000 files take about a second.
 
     Raises:
         DataError: it can't be read.
@@ -41,5 +42,13 @@ def _files(root: Path) -> Iterator[tuple[str, int, int]]:
                 if entry.is_dir():
                     folders.append(f"{folder}{entry.name}/")
                 else:
-                    stat = entry.stat()
+                    stat = _stat(entry)
                     yield f"{folder}{entry.name}", stat.st_size, stat.st_mtime_ns
+
+
+def _stat(entry: os.DirEntry[str]) -> os.stat_result:
+    try:
+        return entry.stat()
+    except FileNotFoundError:
+        # Whether a broken link is a fault is for the reader of the data to say.
+        return entry.stat(follow_symlinks=False)
