@@ -51,21 +51,31 @@ class DataSet:
     Attributes:
         train: what may be trained, searched and calibrated on.
         test: the set's own test part, where it has one; its ids don't occur in ``train``.
+        groups_B: int64 [B], what each row of ``train`` shows, such as the number of a toy or a patient: rows of one
+            group never come into different parts. None where each row stands for itself.
         skipped: files that were left out because the user said so.
         resized: files whose images were resized because the user said so.
     """
 
     train: LabelledImages
     test: LabelledImages | None = None
+    groups_B: IntArray | None = None
     skipped: tuple[SkippedFile, ...] = ()
     resized: tuple[ResizedFile, ...] = ()
 
     def __post_init__(self) -> None:
         if len(self.train) == 0:
             raise DataError("train: got no images; must be at least one")
-        if self.test is None:
-            return
-        ours, theirs = self.train, self.test
+        if self.groups_B is not None and self.groups_B.shape != (len(self.train),):
+            raise DataError(f"groups: got {list(self.groups_B.shape)}; must be one a row of train, {len(self.train)}")
+        for name, part in (("train", self.train), ("test", self.test)):
+            if part is not None and len(np.unique(part.ids_B)) != len(part):
+                raise DataError(f"{name}: ids: got {len(np.unique(part.ids_B))} of {len(part)} rows; must be unique")
+        if self.test is not None:
+            self._check_test(self.train, self.test)
+
+    @staticmethod
+    def _check_test(ours: LabelledImages, theirs: LabelledImages) -> None:
         if theirs.classes != ours.classes:
             raise DataError(f"test: got classes {list(theirs.classes)}; must be those of train, {list(ours.classes)}")
         if theirs.images_BHWC.shape[1:] != ours.images_BHWC.shape[1:]:
@@ -126,9 +136,12 @@ def number_images(
     Raises:
         DataError: they contradict each other.
     """
+    labels = np.asarray(labels_B)
+    if labels.dtype.kind not in "iu":
+        raise DataError(f"labels: got {labels.dtype}; must be whole numbers")
     return LabelledImages(
         images_BHWC=images_BHWC[..., None] if images_BHWC.ndim == 3 else images_BHWC,
-        labels_B=np.asarray(labels_B, dtype=np.int64),
-        ids_B=np.arange(first_id, first_id + len(labels_B), dtype=np.int64),
+        labels_B=labels.astype(np.int64),
+        ids_B=np.arange(first_id, first_id + len(labels), dtype=np.int64),
         classes=classes,
     )

@@ -3,7 +3,7 @@
 Source: LeCun, Huang and Bottou, "Learning Methods for Generic Object Recognition" (CVPR 2004); the files are described
 on the data set's page: a header of 32-bit numbers (magic, dimensions, sizes), then the values, last dimension fastest.
 """
-# Shapes: N pairs, 2 cameras, HW image.
+# Shapes: N pairs, 2 cameras, HW image, F numbers on a pair.
 
 import gzip
 import math
@@ -26,6 +26,10 @@ from training.errors import DataError
 CLASSES = ("animal", "human", "airplane", "truck", "car")
 CAMERAS = ("left", "right")
 SIDE_PX = 96
+_TOYS = 10
+"""Of a class, in both parts together."""
+_INFO_COLUMNS = 4
+"""Of the info file: toy, elevation, azimuth, lighting."""
 
 BYTE_MAGIC = 0x1E3D4C55
 INT_MAGIC = 0x1E3D4C54
@@ -45,11 +49,14 @@ class SmallNorbSource:
         camera: which picture of a pair.
         size_px: height and width of the images; under 96 they are made smaller (bilinear, antialiased), as the server
             would do with an encoded image.
+        toys_apart: whether all images of a toy go into the same part when train is split, as those of the test part
+            are of other toys, too; needs the ``-info.mat`` file of train. There are five toys a class.
     """
 
     kind: Literal["smallnorb"] = "smallnorb"
     camera: Literal["left", "right"] = "left"
     size_px: int = SIDE_PX
+    toys_apart: bool = True
 
     def __post_init__(self) -> None:
         if not 1 <= self.size_px <= SIDE_PX:
@@ -59,8 +66,8 @@ class SmallNorbSource:
         """Read both parts; memory holds the chosen images and little more.
 
         Args:
-            root: the folder with ``smallnorb-*-training-dat.mat`` and ``-cat.mat`` and those of ``testing``, as they
-                are or with ``.gz``.
+            root: the folder with ``smallnorb-*-training-dat.mat``, ``-cat.mat`` and ``-info.mat``, and the first two
+                of ``testing``, as they are or with ``.gz``.
             progress: told how many pairs are read.
 
         Raises:
@@ -69,10 +76,12 @@ class SmallNorbSource:
         if root is None:
             raise DataError("data: got no folder; must be one that holds smallnorb's -dat.mat and -cat.mat files")
         train = self._read_part(root, "training", 0, progress)
-        return DataSet(train=train, test=self._read_part(root, "testing", len(train), progress))
+        test = self._read_part(root, "testing", len(train), progress)
+        toys_N = _read_toys(_find(root, "training", "info"), train.labels_B) if self.toys_apart else None
+        return DataSet(train=train, test=test, groups_B=toys_N)
 
     def _read_part(self, root: Path, part: str, first_id: int, progress: LoadProgress | None) -> LabelledImages:
-        labels_N = _read_labels(_find(root, part, "cat"))
+        labels_N = _read_numbers(_find(root, part, "cat"), limit=len(CLASSES), what="label")[:, 0]
         images_NHW = self._read_images(_find(root, part, "dat"), len(labels_N), progress)
         return number_images(images_NHW, labels_N, classes=CLASSES, first_id=first_id)
 
@@ -109,20 +118,27 @@ def _find(root: Path, part: str, content: str) -> Path:
     return found[0]
 
 
-def _read_labels(path: Path) -> IntArray:
+def _read_toys(path: Path, labels_N: IntArray) -> IntArray:
+    """Number the toy of each pair; a class's toys are numbered from 0 in the file."""
+    instances_N = _read_numbers(path, limit=_TOYS, what="toy", columns=_INFO_COLUMNS, rows=len(labels_N))[:, 0]
+    return labels_N * _TOYS + instances_N
+
+
+def _read_numbers(path: Path, *, limit: int, what: str, columns: int = 1, rows: int | None = None) -> IntArray:
+    """Read a matrix of whole numbers, int64 [N, columns], of which the first column lies in 0..limit-1."""
     with _open_matrix(path) as matrix:
-        rows = matrix.sizes[0]
-        matrix.expect(INT_MAGIC, (rows,))
+        count = matrix.sizes[0] if rows is None else rows
+        matrix.expect(INT_MAGIC, (count,) if columns == 1 else (count, columns))
         start = matrix.offset
         # Piece by piece: a damaged count must not ask for all memory at once.
-        parts = [matrix.read(min(_CHUNK, rows - first)) for first in range(0, rows, _CHUNK)]
-        labels_N = np.concatenate(parts).astype(np.int64)
+        parts = [matrix.read(min(_CHUNK, count - first)) for first in range(0, count, _CHUNK)]
+        numbers_NF = np.concatenate(parts).astype(np.int64).reshape(count, columns)
         matrix.expect_end()
-    wrong = np.flatnonzero((labels_N < 0) | (labels_N >= len(CLASSES)))
+    wrong = np.flatnonzero((numbers_NF[:, 0] < 0) | (numbers_NF[:, 0] >= limit))
     if len(wrong):
-        offset, value = start + 4 * int(wrong[0]), labels_N[wrong[0]]
-        raise DataError(f"{path}: offset {offset}: got label {value}; must lie in 0..{len(CLASSES) - 1}")
-    return labels_N
+        offset, value = start + 4 * columns * int(wrong[0]), numbers_NF[wrong[0], 0]
+        raise DataError(f"{path}: offset {offset}: got {what} {value}; must lie in 0..{limit - 1}")
+    return numbers_NF
 
 
 class _Matrix:

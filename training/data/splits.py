@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from pydantic import TypeAdapter, ValidationError
 
+from cascade_serve.core.arrays import IntArray
 from training.data.data_set import DataSet
 from training.data.images import LabelledImages
 from training.errors import DataError
@@ -19,12 +20,15 @@ PARTS = ("train", "policy_validation", "calibration", "test")
 """Train: members and proxies. Policy validation: augmentation policies are judged on it. Calibration: the plan is made
 on it. Test: nothing is chosen on it."""
 
+_Names = np.ndarray[tuple[int], np.dtype[np.str_]]
+
 
 @dataclass(frozen=True, kw_only=True)
 class SplitConfig:
     """How much goes where; what is left over goes to train.
 
-    A whole number is a number of rows; a fraction under 1 is a share of all rows, rounded down.
+    A whole number is a number of rows; a fraction under 1 is a share of all rows, rounded down. Where rows come in
+    groups (``DataSet.groups_B``), a part takes whole groups, and so may get more.
 
     Attributes:
         policy_validation: rows that a policy search judges on; 0 where none is run.
@@ -69,28 +73,31 @@ def split(data: LabelledImages | DataSet, config: SplitConfig) -> Mapping[str, L
     """Split a data set into disjoint parts with the classes in equal shares.
 
     Rows are shuffled, then dealt out class after class in the proportion of the sizes, so that no class differs from
-    its share by more than a row or so.
+    its share by more than a row or so. Rows that belong together are not known by their pixels: where a data set
+    shows one thing in several images and its source gives no groups, what is measured on them flatters the members.
 
     Args:
-        data: the whole; only a ``DataSet`` can have a test part of its own.
+        data: the whole; only a ``DataSet`` can have groups, and a test part of its own.
         config: the sizes.
 
     Returns:
         ``train``, ``policy_validation`` (unless it is 0), ``calibration`` and ``test``; each in the order of the whole.
 
     Raises:
-        DataError: nothing would be left to train on, a share comes to no row, or there is no test part.
+        DataError: nothing would be left to train on, a share comes to no row, there is no test part, or a class has
+            too few groups.
     """
     whole = data.train if isinstance(data, DataSet) else data
-    own_test = data.test if isinstance(data, DataSet) else None
+    own_test, groups_B = (data.test, data.groups_B) if isinstance(data, DataSet) else (None, None)
     if config.test == 0 and own_test is None:
         raise DataError("test: got 0; must be at least 1, because the data set has no test part of its own")
     sizes = _sizes(len(whole), config)
     generator = np.random.default_rng(config.seed)
-    shuffled_B = generator.permutation(len(whole))
-    by_class_B = shuffled_B[np.argsort(whole.labels_B[shuffled_B], kind="stable")]
-    names_B = _deal(sizes)
-    parts = {name: whole.take(np.sort(by_class_B[names_B == name])) for name in sizes}
+    if groups_B is None:
+        names_B = _draw_rows(whole, sizes, generator)
+    else:
+        names_B = _draw_groups(whole, groups_B, sizes, generator)
+    parts = {name: whole.take(np.flatnonzero(names_B == name)) for name in sizes}
     if own_test is not None and config.test == 0:
         parts["test"] = own_test
     return parts
@@ -101,7 +108,8 @@ def _sizes(rows: int, config: SplitConfig) -> Mapping[str, int]:
     sizes: dict[str, int] = {}
     for name in PARTS[1:]:
         value = getattr(config, name)
-        size = int(rows * value) if isinstance(value, float) else value
+        # The small addend keeps a share that is whole from being rounded down by its representation.
+        size = int(rows * value + 1e-9) if isinstance(value, float) else value
         if isinstance(value, float) and size < 1:
             raise DataError(f"{name}: got {value} of {rows} rows; must come to at least one row")
         if size:
@@ -115,12 +123,51 @@ def _sizes(rows: int, config: SplitConfig) -> Mapping[str, int]:
     return {"train": train, **sizes}
 
 
-def _deal(sizes: Mapping[str, int]) -> np.ndarray[tuple[int], np.dtype[np.str_]]:
+def _draw_rows(whole: LabelledImages, sizes: Mapping[str, int], generator: np.random.Generator) -> _Names:
+    """Name the part of each row, all classes in equal shares."""
+    shuffled_B = generator.permutation(len(whole))
+    by_class_B = shuffled_B[np.argsort(whole.labels_B[shuffled_B], kind="stable")]
+    dealt_B = _deal(sizes)
+    names_B = np.empty_like(dealt_B)
+    names_B[by_class_B] = dealt_B
+    return names_B
+
+
+def _draw_groups(
+    whole: LabelledImages, groups_B: IntArray, sizes: Mapping[str, int], generator: np.random.Generator
+) -> _Names:
+    """Name the part of each row, the same for all of a group.
+
+    Of each class, groups are drawn for a part until it has at least its share of rows; a group is of the class of its
+    first row. What is left over is train's.
+    """
+    _, first_G, group_B = np.unique(groups_B, return_index=True, return_inverse=True)
+    rows_G, labels_G = np.bincount(group_B), whole.labels_B[first_G]
+    names_G = np.full(len(first_G), "train", dtype=f"U{max(map(len, PARTS))}")
+    for label in np.unique(labels_G):
+        left = generator.permutation(np.flatnonzero(labels_G == label))
+        rows = int(rows_G[left].sum())
+        for name, size in sizes.items():
+            if name != "train":
+                wanted = size * rows / len(whole)
+                count = int(np.searchsorted(np.cumsum(rows_G[left]), wanted)) + 1
+                names_G[left[:count]] = name
+                left = left[count:]
+        if len(left) == 0:
+            raise DataError(
+                f"class {whole.classes[label]!r}: got {(labels_G == label).sum()} groups; must be more, "
+                f"so that {', '.join(sizes)} can have some each"
+            )
+    names_B: _Names = names_G[group_B]
+    return names_B
+
+
+def _deal(sizes: Mapping[str, int]) -> _Names:
     """Spread each name evenly over a sequence in which it stands as often as its size says."""
     # Each name claims evenly spaced places; sorting the claims interleaves them in proportion.
     places = np.concatenate([(np.arange(size) + 0.5) / size for size in sizes.values()])
     names = np.repeat(list(sizes), list(sizes.values()))
-    dealt: np.ndarray[tuple[int], np.dtype[np.str_]] = names[np.argsort(places, kind="stable")]
+    dealt: _Names = names[np.argsort(places, kind="stable")]
     return dealt
 
 

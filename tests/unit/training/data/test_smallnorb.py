@@ -13,6 +13,7 @@ from training.data.smallnorb import BYTE_MAGIC, CLASSES, INT_MAGIC, SmallNorbSou
 from training.errors import DataError
 
 _LABELS = {"training": [0, 1, 2, 3, 4, 0], "testing": [4, 3]}
+_TOYS = [4, 6, 7, 8, 9, 6]
 _NAMES = {
     "training": "smallnorb-5x46789x9x18x6x2x96x96-training",
     "testing": "smallnorb-5x01235x9x18x6x2x96x96-testing",
@@ -36,6 +37,9 @@ def write_files(root: Path, order: str = "<") -> Path:
         (root / f"{_NAMES[part]}-dat.mat").write_bytes(images)
         categories = header(INT_MAGIC, [len(labels)], order) + struct.pack(f"{order}{len(labels)}i", *labels)
         (root / f"{_NAMES[part]}-cat.mat").write_bytes(categories)
+        facts = [number for toy in _TOYS[: len(labels)] for number in (toy, 3, 20, 5)]
+        info = header(INT_MAGIC, [len(labels), 4], order) + struct.pack(f"{order}{len(facts)}i", *facts)
+        (root / f"{_NAMES[part]}-info.mat").write_bytes(info)
     return root
 
 
@@ -70,6 +74,21 @@ def test_both_parts_are_read(tmp_path: Path, zipped: bool, order: str, camera: s
         assert np.array_equal(images.images_BHWC[..., 0], pairs(part)[:, place])
     assert data.train.ids_B.tolist() == [0, 1, 2, 3, 4, 5]
     assert data.test.ids_B.tolist() == [6, 7]
+
+
+def test_images_of_a_toy_belong_together(tmp_path: Path) -> None:
+    data = SmallNorbSource().load(write_files(tmp_path))
+    assert data.groups_B is not None
+    # Ten numbers a class: toy 4 of the animals, toy 6 of the humans, ...
+    assert data.groups_B.tolist() == [4, 16, 27, 38, 49, 6]
+
+
+def test_toys_may_be_left_to_chance_where_they_are_not_known(tmp_path: Path) -> None:
+    root = write_files(tmp_path)
+    (root / f"{_NAMES['training']}-info.mat").unlink()
+    assert SmallNorbSource(toys_apart=False).load(root).groups_B is None
+    with pytest.raises(DataError, match=r"got nothing that is called \*training\*-info\.mat; must be one file"):
+        SmallNorbSource().load(root)
 
 
 def test_images_are_made_smaller_as_the_server_does(tmp_path: Path) -> None:
@@ -139,6 +158,9 @@ def _cut_packed(root: Path) -> None:
         (_replace("cat", 44, b"\x07"), r"cat\.mat: offset 44: got byte 0x07; must be the end of the file$"),
         (_cut("dat", 24 + 1000), r"dat\.mat: offset 1024: got the end of the file; must hold 109592 more bytes$"),
         (_cut("cat", 2), r"cat\.mat: offset 2: got the end of the file; must hold 2 more bytes$"),
+        # The second toy lies behind a header of 20 bytes and four numbers.
+        (_replace("info", 36, b"\x0a"), r"info\.mat: offset 36: got toy 10; must lie in 0\.\.9$"),
+        (_replace("info", 8, b"\x05"), r"info\.mat: offset 8: got sizes \[5, 4\]; must be \[6, 4\]$"),
         (_cut_packed, r"dat\.mat\.gz: can't be read: Compressed file ended before the end-of-stream marker"),
         (
             lambda root: (root / f"{_NAMES['testing']}-cat.mat").unlink(),

@@ -287,3 +287,17 @@ def test_test_part_must_fit_train() -> None:
         DataSet(train=train, test=other)
     with pytest.raises(DataError, match=r"^train: got no images; must be at least one$"):
         DataSet(train=train.take(np.array([], dtype=np.int64)))
+
+
+def test_rows_are_known_by_one_id_each() -> None:
+    train = number_images(np.zeros((3, 4, 4), dtype=np.uint8), np.array([0, 1, 0]), classes=("a", "b"))
+    with pytest.raises(DataError, match=r"^train: ids: got 2 of 3 rows; must be unique$"):
+        DataSet(train=train.take(np.array([0, 1, 1])))
+    with pytest.raises(DataError, match=r"^groups: got \[2\]; must be one a row of train, 3$"):
+        DataSet(train=train, groups_B=np.array([0, 1]))
+
+
+@pytest.mark.parametrize("labels", [[0.0, 1.7], [0.0, float("nan")], [False, True]])
+def test_labels_must_be_whole_numbers(labels: list[float]) -> None:
+    with pytest.raises(DataError, match=r"^labels: got (float64|bool); must be whole numbers$"):
+        number_images(np.zeros((2, 4, 4), dtype=np.uint8), np.array(labels), classes=("a", "b"))

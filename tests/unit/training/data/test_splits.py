@@ -95,6 +95,47 @@ def test_any_split_loses_and_doubles_nothing(labels: list[int], shares: tuple[fl
     assert sorted(np.concatenate([part.ids_B for part in parts.values()]).tolist()) == list(range(len(labels)))
 
 
+@pytest.mark.parametrize(("share", "rows"), [(0.29, 29), (0.57, 57), (0.1, 10)])
+def test_share_that_is_whole_is_not_rounded_down_by_its_representation(share: float, rows: int) -> None:
+    assert len(split(make_data([0, 1] * 50), SplitConfig(calibration=share, test=1))["calibration"]) == rows
+
+
+def grouped(labels: list[int], groups: list[int]) -> DataSet:
+    return DataSet(train=make_data(labels), test=make_data([0], first_id=len(labels)), groups_B=np.array(groups))
+
+
+def test_groups_go_into_one_part_each() -> None:
+    # Two classes of five toys with four images each, as smallNORB has them, mixed.
+    order = np.random.default_rng(0).permutation(40)
+    groups = np.repeat(np.arange(10), 4)[order]
+    data = grouped((groups // 5).tolist(), groups.tolist())
+    parts = split(data, SplitConfig(policy_validation=2, calibration=9, test=0, seed=2))
+    toys = {name: set(groups[part.ids_B].tolist()) for name, part in parts.items() if name != "test"}
+    # 1 row of each class is part of a toy, 4.5 rows are part of two.
+    assert {name: len(found) for name, found in toys.items()} == {"train": 4, "policy_validation": 2, "calibration": 4}
+    assert set().union(*toys.values()) == set(range(10))
+    assert all(sum(toy < 5 for toy in found) == len(found) // 2 for found in toys.values())
+    assert {name: len(part) for name, part in parts.items()} == {
+        "train": 16, "policy_validation": 8, "calibration": 16, "test": 1,
+    }  # fmt: skip
+    assert all(np.all(np.diff(part.ids_B) > 0) for part in parts.values())
+
+
+def test_groups_are_drawn_by_the_seed_and_no_larger_than_they_must_be() -> None:
+    data = grouped([0] * 40, np.repeat(np.arange(10), 4).tolist())
+    drawn = [split(data, SplitConfig(calibration=8, test=0, seed=seed))["calibration"] for seed in range(20)]
+    assert {len(part) for part in drawn} == {8}
+    assert len({tuple(part.ids_B.tolist()) for part in drawn}) > 10
+
+
+def test_class_needs_a_group_for_each_part() -> None:
+    data = grouped([0, 0, 0, 1, 1, 1, 1], [0, 1, 2, 3, 3, 4, 4])
+    with pytest.raises(
+        DataError, match=r"^class 'b': got 2 groups; must be more, so that train, policy_validation, calibration can"
+    ):
+        split(data, SplitConfig(policy_validation=1, calibration=1, test=0))
+
+
 @pytest.mark.parametrize(
     ("config", "message"),
     [
