@@ -80,7 +80,7 @@ def images_of_archive(path: Path, contents: Mapping[str, bytes], below: str) -> 
         below: the folder in the archive that holds the classes, such as ``train/``; empty for the archive itself.
 
     Raises:
-        DataError: no images are there.
+        DataError: no images are there, or the name of a class is no valid unicode.
     """
     names = [name for name in contents if name.startswith(below) and "/" in name.removeprefix(below)]
     if not names:
@@ -89,6 +89,10 @@ def images_of_archive(path: Path, contents: Mapping[str, bytes], below: str) -> 
     by_path = {name.removeprefix(below): contents[name] for name in names}
     paths = tuple(sorted(by_path, key=lambda name: (name.split("/")[0], *os.path.split(name))))
     classes = tuple(sorted({name.split("/")[0] for name in paths}))
+    for name in classes:
+        # Such as the bytes of another encoding; the same holds for folders.
+        if name != name.encode(errors="ignore").decode():
+            raise DataError(f"{path}: class {name!r}: must be valid unicode")
     numbers = {name: label for label, name in enumerate(classes)}
     return EncodedImages(
         name=f"{path}:{below}" if below else str(path),

@@ -33,6 +33,11 @@ class LabelledImages:
         lengths = (len(self.images_BHWC), len(self.labels_B), len(self.ids_B))
         if len(set(lengths)) != 1:
             raise DataError(f"images, labels, ids: got {lengths} rows; must be equally many")
+        for name, array in (("labels", self.labels_B), ("ids", self.ids_B)):
+            if array.ndim != 1 or array.dtype != np.int64:
+                raise DataError(f"{name}: got {array.dtype} {list(array.shape)}; must be int64 [B]")
+        if len(set(self.classes)) != len(self.classes):
+            raise DataError(f"classes: got {list(self.classes)}; must be all different")
         if self.images_BHWC.ndim != 4 or self.images_BHWC.dtype != np.uint8:
             raise DataError(
                 f"images: got {self.images_BHWC.dtype} {list(self.images_BHWC.shape)}; must be uint8 [B, H, W, C]"
@@ -98,8 +103,9 @@ def write_image_folder(data: LabelledImages, folder: Path) -> None:
         folder: made where it is absent; files of the same names are overwritten.
 
     Raises:
-        DataError: the folder can't be written.
+        DataError: the folder can't be written, the images have other channels, or a class can't name a folder.
     """
+    _check_writable(data)
     try:
         for image_HWC, label, row in zip(data.images_BHWC, data.labels_B, data.ids_B, strict=True):
             path = folder / data.classes[label] / f"{row:06d}.png"
@@ -107,3 +113,13 @@ def write_image_folder(data: LabelledImages, folder: Path) -> None:
             Image.fromarray(image_HWC[..., 0] if image_HWC.shape[2] == 1 else image_HWC).save(path)
     except OSError as error:
         raise DataError(f"{error.filename or folder}: {error.strerror}") from error
+
+
+def _check_writable(data: LabelledImages) -> None:
+    channels = data.images_BHWC.shape[3]
+    if channels not in (1, 3):
+        raise DataError(f"images: got {channels} channels; must be 1 (grey) or 3 (RGB)")
+    for name in data.classes:
+        # Readers pass over hidden folders; a path would lead elsewhere.
+        if not name or name.startswith(".") or "/" in name or "\0" in name:
+            raise DataError(f"classes: got {name!r}; must be the name of a folder that is not hidden")

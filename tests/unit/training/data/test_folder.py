@@ -307,3 +307,12 @@ def test_real_images_from_an_archive() -> None:
     names: Sequence[str] = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
     assert data.train.classes == tuple(names)
     assert np.bincount(data.train.labels_B).tolist() == [500] * 10
+
+
+def test_class_of_an_archive_must_be_unicode(tmp_path: Path) -> None:
+    write_folder(tmp_path / "images", classes=2, per_class=1)
+    name = os.fsdecode(b"\xff")
+    (tmp_path / "images" / "class_1").rename(tmp_path / "images" / name)
+    for root in (tmp_path / "images", pack(tmp_path / "images", tmp_path / "a.tar")):
+        with pytest.raises(DataError, match=r"must be valid unicode$"):
+            FolderSource().load(root)

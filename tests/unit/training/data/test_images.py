@@ -1,6 +1,7 @@
 """Labelled images, digits and their folders."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -51,6 +52,13 @@ def test_rows_are_found_by_id_in_any_order() -> None:
         (lambda data: {"labels_B": data.labels_B[:-1]}, r"rows; must be equally many$"),
         (lambda data: {"images_BHWC": data.images_BHWC[..., 0]}, r"^images: got uint8 \[3, 4, 5\]; must be uint8"),
         (lambda data: {"images_BHWC": data.images_BHWC.astype(np.float32)}, r"^images: got float32 \[3, 4, 5, 1\]"),
+        (lambda data: {"labels_B": data.labels_B.astype(np.float64)}, r"^labels: got float64 \[3\]; must be int64 "),
+            lambda data: {"labels_B": data.labels_B.astype(np.float64)},
+            r"^labels: got float64 \[3\]; must be int64 \[B\]$",
+        ),
+        (lambda data: {"labels_B": data.labels_B[:, None]}, r"^labels: got int64 \[3, 1\]; must be int64 \[B\]$"),
+        (lambda data: {"ids_B": data.ids_B.astype(np.int32)}, r"^ids: got int32 \[3\]; must be int64 \[B\]$"),
+        (lambda _: {"classes": ("a", "b", "a")}, r"^classes: got \['a', 'b', 'a'\]; must be all different$"),
         (lambda data: {"labels_B": data.labels_B + 1}, r"^labels: got 1\.\.3; must lie in 0\.\.2$"),
         (lambda data: {"labels_B": data.labels_B - 1}, r"^labels: got -1\.\.1; must lie in 0\.\.2$"),
     ],
@@ -77,3 +85,16 @@ def test_folder_that_can_not_be_written(tmp_path: Path) -> None:
     (tmp_path / "images").write_bytes(b"")
     with pytest.raises(DataError, match=r"images.*: (Not a directory|File exists)$"):
         write_image_folder(make_data([0]), tmp_path / "images")
+
+
+@pytest.mark.parametrize("name", ["", "..", ".hidden", "a/b", "/etc", "a\0b"])
+def test_class_that_names_no_folder_is_not_written(tmp_path: Path, name: str) -> None:
+    data = replace(make_data([0, 1]), classes=("a", name))
+    with pytest.raises(DataError, match=r"^classes: got '.*'; must be the name of a folder that is not hidden$"):
+        write_image_folder(data, tmp_path / "images")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_images_without_a_file_format_are_not_written(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"^images: got 2 channels; must be 1 \(grey\) or 3 \(RGB\)$"):
+        write_image_folder(make_data([0], channels=2), tmp_path)
