@@ -13,6 +13,7 @@ from training.augment.controls import AutoAugmentation, RandAugmentation, Trivia
 from training.augment.crops import crop_and_flip, cut_out_randomly, draw_flips, draw_shifts
 from training.augment.policies import FlattenedPolicies, ScheduledPolicies
 from training.augment.policy import Policy, PolicySchedule, Segment
+from training.augment.sending import send
 
 
 def make_augmentation(config: AugmentConfig, fill: Sequence[int]) -> Augmentation:
@@ -64,10 +65,10 @@ class _Augmentation:
         self._check(images_BCHW)
         if self.policy is not None:
             images_BCHW = self.policy(images_BCHW, ids_B, moment, generator)
-        fill_C = torch.tensor(self.fill, dtype=torch.uint8, device=images_BCHW.device)
+        fill_C = send(torch.tensor(self.fill, dtype=torch.uint8), images_BCHW.device)
         config = self.config
         if config.pad_px or config.flip is not Flip.NONE:
-            shifts_2B = draw_shifts(len(images_BCHW), config.pad_px, generator).to(images_BCHW.device)
+            shifts_2B = send(draw_shifts(len(images_BCHW), config.pad_px, generator), images_BCHW.device)
             is_flipped_B = draw_flips(ids_B, config.flip, config.flip_seed, moment, generator)
             images_BCHW = crop_and_flip(images_BCHW, shifts_2B, is_flipped_B, config.pad_mode, fill_C)
         if config.cutout_px:

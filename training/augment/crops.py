@@ -12,6 +12,7 @@ from torch import Tensor
 from training.augment.augmentation import Moment
 from training.augment.config import Flip
 from training.augment.geometry import cut_out, draw_centres, gather_pixels
+from training.augment.sending import send
 
 _PIXELS_AT_ONCE = 2**20
 """Sources gathered at a time, 8 bytes each."""
@@ -36,7 +37,7 @@ def draw_flips(ids_B: Tensor, flip: Flip, seed: int, moment: Moment, generator: 
     if flip is Flip.NONE:
         return torch.zeros_like(ids_B, dtype=torch.bool)
     if flip is Flip.RANDOM:
-        return torch.randint(2, ids_B.shape, generator=generator).bool().to(ids_B.device)
+        return send(torch.randint(2, ids_B.shape, generator=generator).bool(), ids_B.device)
     return _is_heads(ids_B, seed) ^ (moment.epoch % 2 == 1)
 
 

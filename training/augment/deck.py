@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from training.augment.ops import Kernel, OpContext
+from training.augment.sending import send
 from training.errors import AugmentError
 
 NO_CARD = -1
@@ -55,33 +56,33 @@ def apply_cards(images_BCHW: Tensor, deck: Sequence[Card], cards_BS: Tensor, con
     """
     changed_BCHW = images_BCHW.clone(memory_format=torch.contiguous_format)
     rows_at_once = max(1, _GROUP_VALUES // max(1, images_BCHW[0].numel())) if len(images_BCHW) else 1
-    for cards_B in cards_BS.unbind(1):
-        for card, value, rows_G in _groups(deck, cards_B, context.generator, images_BCHW.device):
-            if value == card.identity:
-                continue
-            for rows in rows_G.split(rows_at_once):
-                _change(changed_BCHW, rows, card, value, context)
+    for card, value, rows_G in _groups(deck, cards_BS, context.generator, images_BCHW.device):
+        if value == card.identity:
+            continue
+        for rows in rows_G.split(rows_at_once):
+            _change(changed_BCHW, rows, card, value, context)
     return changed_BCHW
 
 
 def _groups(
-    deck: Sequence[Card], cards_B: Tensor, generator: torch.Generator, device: torch.device
+    deck: Sequence[Card], cards_BS: Tensor, generator: torch.Generator, device: torch.device
 ) -> Iterator[tuple[Card, float, Tensor]]:
-    """Give each card and value with the rows that hold it, int64 [G] on the device."""
-    sides_B = torch.randint(_MAX_VALUES, cards_B.shape, generator=generator)
+    """Give, slot after slot, each card and value with the rows that hold it, int64 [G] on the device."""
+    sides_BS = torch.randint(_MAX_VALUES, cards_BS.shape, generator=generator)
     # A card that is in the deck several times makes one group.
     places: dict[Card, int] = {}
     first_of = torch.tensor([places.setdefault(card, place) for place, card in enumerate(deck)], dtype=torch.int64)
     is_single = torch.tensor([len(card.values) == 1 for card in deck], dtype=torch.bool)
-    (held_G,) = torch.nonzero(cards_B != NO_CARD, as_tuple=True)
-    card_G = first_of[cards_B[held_G]]
-    key_G = _MAX_VALUES * card_G + sides_B[held_G].masked_fill(is_single[card_G], 0)
+    slot_G, row_G = torch.nonzero(cards_BS.T != NO_CARD, as_tuple=True)
+    card_G = first_of[cards_BS[row_G, slot_G]]
+    side_G = sides_BS[row_G, slot_G].masked_fill(is_single[card_G], 0)
+    key_G = _MAX_VALUES * (slot_G * len(deck) + card_G) + side_G
     order_G = key_G.argsort(stable=True)
-    counts = torch.bincount(key_G, minlength=_MAX_VALUES * len(deck)).tolist()
-    # One copy to the device, of which the groups are views.
-    for key, rows_G in enumerate(held_G[order_G].to(device).split(counts)):
+    counts = torch.bincount(key_G).tolist()
+    # One copy to the device for all slots, of which the groups are views.
+    for key, rows_G in enumerate(send(row_G[order_G], device).split(counts)):
         if len(rows_G):
-            card = deck[key // _MAX_VALUES]
+            card = deck[key // _MAX_VALUES % len(deck)]
             yield card, card.values[key % _MAX_VALUES], rows_G
 
 

@@ -13,6 +13,8 @@ import torch
 from torch import Tensor
 from torchvision.transforms.v2 import functional
 
+from training.augment.sending import send
+
 _MAX_PIXELS = 2**24
 """float32, in which torchvision moves pixel numbers, holds whole numbers exactly up to here."""
 _KEPT_MAPS = 256
@@ -68,7 +70,7 @@ def draw_centres(images_BCHW: Tensor, generator: torch.Generator) -> Tensor:
     """Draw a pixel of each image, row and column, int64 [2, B] on the images' device."""
     ends = images_BCHW.shape[-2:]
     draws = [torch.randint(end, (len(images_BCHW),), generator=generator) for end in ends]
-    return torch.stack(draws).to(images_BCHW.device)
+    return send(torch.stack(draws), images_BCHW.device)
 
 
 def gather_pixels(images_BCHW: Tensor, sources_BP: Tensor, fill_C: Tensor) -> Tensor:

@@ -15,6 +15,7 @@ from training.augment.augmentation import Moment
 from training.augment.deck import NO_CARD, Card, apply_cards
 from training.augment.ops import OpContext, get_op
 from training.augment.policy import MAX_PROBABILITY, Policy, PolicyEntry, PolicySchedule
+from training.augment.sending import send
 
 COUNT_SHARES = (0.2, 0.3, 0.5)
 """Probability that 0, 1, 2 ops are applied to an image."""
@@ -131,7 +132,7 @@ def _apply_policies(
     starts_K = torch.tensor([0, *map(len, live[:-1])]).cumsum(0)
     cards_BS = torch.where(cards_BS == NO_CARD, NO_CARD, cards_BS + starts_K[policy_B][:, None])
     deck = [_card(entry) for entries in live for entry in entries]
-    fill_C = torch.tensor(fill, dtype=torch.uint8, device=images_BCHW.device)
+    fill_C = send(torch.tensor(fill, dtype=torch.uint8), images_BCHW.device)
     return apply_cards(images_BCHW, deck, cards_BS, OpContext(fill_C=fill_C, generator=generator))
 
 

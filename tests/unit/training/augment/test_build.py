@@ -100,6 +100,21 @@ def test_a_gpu_crops_flips_and_covers_as_a_cpu_does_and_colours_within_a_level()
     assert float((difference_BCHW > 1).float().mean()) < 0.001
 
 
+@pytest.mark.gpu
+@pytest.mark.parametrize("kind", PolicyKind)
+def test_nothing_waits_for_a_gpu(kind: PolicyKind) -> None:
+    schedule = _SCHEDULE if kind in {PolicyKind.SCHEDULE, PolicyKind.FLATTENED} else None
+    config = replace(_ALL, flip=Flip.RANDOM, policy=kind, policy_schedule=schedule)
+    augmentation = make_augmentation(config, (9, 9, 9))
+    images_BCHW, ids_B = random_images(500).cuda(), torch.arange(500, device="cuda")
+    for mode in ("default", "error"):  # the first call fetches the maps of movements
+        torch.cuda.set_sync_debug_mode(mode)
+        try:
+            augmentation(images_BCHW, ids_B, Moment(epoch=0, epochs=3), seeded())
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
