@@ -7,9 +7,10 @@ images alike; here each image draws for itself, and the kernels are called once 
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
+import torchvision
 from torch import Tensor
 from torchvision.transforms import v2
 
@@ -18,10 +19,14 @@ from training.augment.augmentation import Moment
 from training.augment.config import RANDAUGMENT_BINS
 from training.augment.deck import NO_CARD, Card, apply_cards
 from training.augment.ops import Kernel, OpContext
+from training.augment.sending import send
+from training.errors import AugmentError
 
 _AUTOAUGMENT_BINS = 10
 _Space = Mapping[str, tuple[Callable[[int, int, int], Tensor | None], bool]]
 """torchvision's: op → (magnitudes of some bins for a height and a width, whether it has a sign)."""
+_Step = tuple[str, float, int | None]
+"""torchvision's: op, probability, place of its magnitude among ten."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -41,7 +46,7 @@ class RandAugmentation:
     def __call__(self, images_BCHW: Tensor, ids_B: Tensor, moment: Moment, generator: torch.Generator) -> Tensor:
         """Apply to each image what it draws (see ``Augmentation``)."""
         del ids_B, moment
-        space = _read(v2.RandAugment, "_AUGMENTATION_SPACE")
+        space = _space(v2.RandAugment)
         deck = [_cards(space, name, RANDAUGMENT_BINS, images_BCHW)[self.magnitude] for name in space]
         cards_BS = torch.randint(len(deck), (len(images_BCHW), self.ops), generator=generator)
         return apply_cards(images_BCHW, deck, cards_BS, _context(images_BCHW, self.fill, generator))
@@ -60,7 +65,7 @@ class TrivialAugmentation:
     def __call__(self, images_BCHW: Tensor, ids_B: Tensor, moment: Moment, generator: torch.Generator) -> Tensor:
         """Apply to each image what it draws (see ``Augmentation``)."""
         del ids_B, moment
-        space = _read(v2.TrivialAugmentWide, "_AUGMENTATION_SPACE")
+        space = _space(v2.TrivialAugmentWide)
         hands = [_cards(space, name, RANDAUGMENT_BINS, images_BCHW) for name in space]
         deck = [card for cards in hands for card in cards]
         op_B, magnitude_B = (
@@ -85,8 +90,8 @@ class AutoAugmentation:
     def __call__(self, images_BCHW: Tensor, ids_B: Tensor, moment: Moment, generator: torch.Generator) -> Tensor:
         """Apply to each image what it draws (see ``Augmentation``)."""
         del ids_B, moment
-        space = _read(v2.AutoAugment, "_AUGMENTATION_SPACE")
-        pairs = _read(v2.AutoAugment(v2.AutoAugmentPolicy(self.policy)), "_policies")
+        space = _space(v2.AutoAugment)
+        pairs = _pairs(self.policy, space)
         steps = [step for pair in pairs for step in pair]
         hands = {name: _cards(space, name, _AUTOAUGMENT_BINS, images_BCHW) for name in space}
         deck = [hands[name][magnitude or 0] for name, _, magnitude in steps]
@@ -98,20 +103,65 @@ class AutoAugmentation:
         return apply_cards(images_BCHW, deck, cards_BS, _context(images_BCHW, self.fill, generator))
 
 
-def _read(transform: object, name: str) -> Any:
-    """Read what torchvision keeps to itself: copies of its tables would have to be kept in step by hand."""
-    return getattr(transform, name)
+def _space(transform: type[object]) -> _Space:
+    """Read the ops of one of torchvision's transforms, and check that they are what this module takes them to be.
+
+    torchvision keeps them to itself; copies of its tables would have to be kept in step by hand.
+
+    Raises:
+        AugmentError: this version of torchvision has them otherwise.
+    """
+    space: Any = getattr(transform, "_AUGMENTATION_SPACE", None)
+    try:
+        unknown = [
+            name
+            for name, (magnitudes_of, has_sign) in space.items()
+            if not (name in _OPS and callable(magnitudes_of) and isinstance(has_sign, bool))
+        ]
+    except (AttributeError, TypeError, ValueError) as error:
+        raise _unlike_ours(transform, "ops") from error
+    if unknown or not space:
+        raise _unlike_ours(transform, "ops")
+    return cast("_Space", space)
+
+
+def _pairs(policy: str, space: _Space) -> Sequence[Sequence[_Step]]:
+    """Read AutoAugment's pairs as torchvision has them, likewise.
+
+    Raises:
+        AugmentError: this version of torchvision has them otherwise.
+    """
+    pairs: Any = getattr(v2.AutoAugment(v2.AutoAugmentPolicy(policy)), "_policies", None)
+    try:
+        unknown = [
+            name
+            for first, second in pairs
+            for name, probability, magnitude in (first, second)
+            if not (name in space and 0 <= probability <= 1 and 0 <= (magnitude or 0) < _AUTOAUGMENT_BINS)
+        ]
+    except (TypeError, ValueError) as error:
+        raise _unlike_ours(v2.AutoAugment, f"pairs for {policy!r}") from error
+    if unknown or not pairs:
+        raise _unlike_ours(v2.AutoAugment, f"pairs for {policy!r}")
+    return cast("Sequence[Sequence[_Step]]", pairs)
+
+
+def _unlike_ours(transform: type[object], what: str) -> AugmentError:
+    return AugmentError(
+        f"torchvision {torchvision.__version__}: keeps the {what} of {transform.__name__} otherwise than those versions"
+        " that this was written for; must be one of 0.24 to 0.29, or another that keeps them so"
+    )
 
 
 def _context(images_BCHW: Tensor, fill: Sequence[int], generator: torch.Generator) -> OpContext:
-    fill_C = torch.tensor(fill, dtype=torch.uint8, device=images_BCHW.device)
+    fill_C = send(torch.tensor(fill, dtype=torch.uint8), images_BCHW.device)
     return OpContext(fill_C=fill_C, generator=generator)
 
 
 def _cards(space: _Space, name: str, bins: int, images_BCHW: Tensor) -> list[Card]:
     """Make an op's cards, one for each magnitude; the same one again and again where it has none."""
     magnitudes_of, has_sign = space[name]
-    magnitudes = magnitudes_of(bins, images_BCHW.shape[-2], images_BCHW.shape[-1])
+    magnitudes = magnitudes_of(bins, *images_BCHW.shape[-2:])
     kernel, value_of, identity = _OPS[name]
     if magnitudes is None:
         return [Card(name=name, kernel=kernel, values=(0.0,), identity=identity)] * bins

@@ -2,8 +2,9 @@
 
 The text is the log that Ray Tune kept of the best trial (github.com/arcelien/pba, ``schedules/*.txt``): a line each
 time that it became the clone of another, as the literal ``[trial, clone of, the trial's epochs, the clone's epochs,
-old configuration, new configuration]``. A configuration is 60 numbers, or has them under ``hp_policy``: for each of two
-copies the (probability, magnitude) of 15 ops, in the order of ``TEXT_OPS``.
+old configuration, new configuration]``, Python's in the published files, JSON's in those that Ray Tune writes since. A
+configuration is 60 numbers, or has them under ``hp_policy``: for each of two copies the (probability, magnitude) of 15
+ops, in the order of ``TEXT_OPS``.
 """
 
 import ast
@@ -25,8 +26,8 @@ TEXT_OPS = (
     "Rotate", "TranslateX", "TranslateY", "Brightness", "Color", "Invert", "Sharpness", "Posterize", "ShearX",
     "Solarize", "ShearY", "Equalize", "AutoContrast", "Cutout", "Contrast",
 )  # fmt: skip
-"""Reconstructed: the order in which Python 2 kept the dict of ops, which the repository's last version puts down as the
-one in force. NOTE: its first version lists them otherwise, and the figures of its README follow that."""
+"""The order in which Python 2 kept the dict of ops that the published searches went through; the repository's last
+version writes it down. NOTE: its first version lists them otherwise, and the figures of its README follow that."""
 TEXT_EPOCHS = {"rcifar10_16_wrn": 200, "rsvhn_16_wrn": 160}
 """Epochs of the published searches, by the stem of their file: the text does not hold them."""
 MAX_BYTES = 16 * 2**20
@@ -208,11 +209,7 @@ def _last_chain(clones: list[_Clone]) -> list[_Clone]:
 
 def _parse_line(path: Path, number: int, line: str) -> _Clone:
     where = f"{path}:{number}"
-    try:
-        record = ast.literal_eval(line.strip())
-    except (ValueError, SyntaxError, MemoryError, RecursionError) as error:
-        raise AugmentError(f"{where}: got no literal ({error}); must be a line of a policy schedule") from error
-    match record:
+    match _parse_literal(where, line.strip()):
         case [str(trial), str(source), int(_), int(epochs), before, after]:
             return _Clone(
                 line=number, trial=trial, source=source, epochs=epochs, before=_parse_configuration(where, before),
@@ -222,6 +219,17 @@ def _parse_line(path: Path, number: int, line: str) -> _Clone:
             raise AugmentError(
                 f"{where}: must be a list of {_TEXT_FIELDS}: two trials, their epochs, and two configurations"
             )
+
+
+def _parse_literal(where: str, line: str) -> object:
+    try:
+        return json.loads(line)
+    except (ValueError, RecursionError):
+        pass
+    try:
+        return ast.literal_eval(line)
+    except (ValueError, SyntaxError, MemoryError, RecursionError) as error:
+        raise AugmentError(f"{where}: got no literal ({error}); must be a line of a policy schedule") from error
 
 
 def _parse_configuration(where: str, configuration: object) -> Policy:

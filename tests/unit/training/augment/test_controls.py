@@ -14,6 +14,7 @@ from training.augment import controls
 from training.augment.augmentation import Augmentation, Moment
 from training.augment.controls import AutoAugmentation, RandAugmentation, TrivialAugmentation
 from training.augment.deck import Card
+from training.errors import AugmentError
 
 _BINS = 31
 
@@ -130,3 +131,44 @@ def test_images_are_changed_each_in_its_own_way_by_the_generator_alone(augmentat
     assert torch.equal(first_BCHW, again_BCHW)
     assert torch.equal(state, torch.get_rng_state())
     assert len(first_BCHW.unique(dim=0)) > 20
+
+
+_SAME = (lambda bins, height, width: torch.zeros(bins), False)
+
+
+@pytest.mark.parametrize(
+    "space",
+    [
+        None,
+        {},
+        {"Identity": _SAME, "Swirl": _SAME},
+        {"Identity": (_SAME[0], False, 1.0)},
+        {"Identity": (None, False)},
+        ["Identity"],
+    ],
+    ids=["absent", "empty", "unknown op", "other rows", "no magnitudes", "no table"],
+)
+@pytest.mark.parametrize(
+    ("transform", "augmentation"),
+    [
+        (v2.RandAugment, RandAugmentation(ops=2, magnitude=9, fill=FILLS[3])),
+        (v2.TrivialAugmentWide, TrivialAugmentation(fill=FILLS[3])),
+        (v2.AutoAugment, AutoAugmentation(policy="cifar10", fill=FILLS[3])),
+    ],
+    ids=["rand", "trivial", "auto"],
+)
+def test_a_torchvision_with_other_ops_is_refused(
+    transform: type[object], augmentation: Augmentation, space: object, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(transform, "_AUGMENTATION_SPACE", space)
+    with pytest.raises(AugmentError, match=rf"^torchvision .*: keeps the ops of {transform.__name__} otherwise than"):
+        _run(augmentation, random_images(2))
+
+
+@pytest.mark.parametrize(
+    "pairs", [None, [], [("Rotate", 0.5, 3)], [(("Swirl", 0.5, 3), ("Rotate", 0.5, 3))], [(("Rotate", 0.5, 10),) * 2]]
+)
+def test_a_torchvision_with_other_pairs_is_refused(pairs: object, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(v2.AutoAugment, "_get_policies", lambda *_: pairs)
+    with pytest.raises(AugmentError, match=r"keeps the pairs for 'svhn' of AutoAugment otherwise than .*0\.24 to 0\.29"):
+        _run(AutoAugmentation(policy="svhn", fill=FILLS[3]), random_images(2))

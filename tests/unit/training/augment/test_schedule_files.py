@@ -204,3 +204,43 @@ def test_a_damaged_log_is_refused_with_its_line(line: str, message: str, tmp_pat
 def test_an_empty_log_is_refused(tmp_path: Path) -> None:
     with pytest.raises(AugmentError, match=r"log\.txt: got no lines; must be a policy schedule"):
         _read(tmp_path, "", "")
+
+
+_FIRST_LISTED = (
+    "AutoContrast", "Equalize", "Invert", "Rotate", "Posterize", "Solarize", "Color", "Contrast", "Brightness",
+    "Sharpness", "ShearX", "ShearY", "TranslateX", "TranslateY", "Cutout",
+)  # fmt: skip
+"""As the repository's first version, which the published searches ran, puts them into a dict."""
+
+
+def _python_2_hash(name: str) -> int:
+    mixed = ord(name[0]) << 7
+    for letter in name:
+        mixed = (1000003 * mixed ^ ord(letter)) % 2**64
+    return mixed ^ len(name)
+
+
+def _python_2_keys(names: tuple[str, ...], size: int = 8) -> list[str]:
+    """List a dict's keys as 64-bit Python 2 does, by open addressing; past two thirds, it grows to over four times."""
+    slots: list[str | None] = [None] * size
+    for count, name in enumerate(names, start=1):
+        perturb = _python_2_hash(name)
+        place = perturb % size
+        while slots[place % size] is not None:
+            place = 5 * place + perturb + 1
+            perturb >>= 5
+        slots[place % size] = name
+        if 3 * count >= 2 * size:
+            kept = tuple(key for key in slots if key is not None)
+            return _python_2_keys((*kept, *names[count:]), 1 << (4 * count).bit_length())
+    return [key for key in slots if key is not None]
+
+
+def test_the_order_of_the_text_is_that_of_the_searches_dict() -> None:
+    assert tuple(_python_2_keys(_FIRST_LISTED)) == TEXT_OPS
+
+
+def test_lines_may_be_json_as_ray_tune_writes_them_now(tmp_path: Path) -> None:
+    line = json.dumps(["9", "8", 5, 6, {"hp_policy": _numbers(0), "resume": None}, {"hp_policy": _numbers(1)}])
+    assert "null" in line
+    assert _read(tmp_path, line) == [(6, _policy(0)), (14, _policy(1))]
