@@ -5,6 +5,8 @@ arXiv 1708.00489), algorithm 1, on the input of the proxy's last layer (Coleman 
 """
 # Shapes: N images of the pool, C centres, D features, S images to pick.
 
+import math
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -46,12 +48,15 @@ def k_center(
     # Equal distances go to the first place of a shuffled pool, and so to chance.
     order_N = rng.permutation(len(features_ND))
     points_ND = torch.from_numpy(features_ND[order_N]).to(device)
+    # By a power of two, which changes no digit: squares of any finite features must neither overflow nor vanish.
+    scale = _scale(features_ND, centres_CD)
+    points_ND *= scale
     # Distances are differences of squared norms, which round the less the nearer the points lie to the origin.
     mean_D = points_ND.mean(dim=0)
     points_ND -= mean_D
     nearest_N = torch.full((len(points_ND),), torch.inf, device=device)
     if centres_CD is not None and len(centres_CD):
-        _cover(nearest_N, points_ND, torch.from_numpy(centres_CD).to(device) - mean_D)
+        _cover(nearest_N, points_ND, torch.from_numpy(centres_CD).to(device) * scale - mean_D)
     picked_S: IntArray = order_N[_pick(points_ND, nearest_N, size).cpu().numpy()]
     return picked_S
 
@@ -63,6 +68,15 @@ def _check(features_ND: FloatArray, size: int, centres_CD: FloatArray | None) ->
         if array is not None and not np.isfinite(array).all():
             rows = f"{(~np.isfinite(array).all(axis=1)).sum()} of {len(array)} rows"
             raise SelectionError(f"k_center: {name}: {rows} are not finite; did the proxy diverge?")
+
+
+def _scale(features_ND: FloatArray, centres_CD: FloatArray | None) -> float:
+    """Give the power of two that brings the largest number to about 1."""
+    arrays = (features_ND,) if centres_CD is None else (features_ND, centres_CD)
+    bounds = [bound for array in arrays if array.size for bound in (array.min(), array.max())]
+    _, exponent = math.frexp(max((abs(float(bound)) for bound in bounds), default=0.0))
+    # What float32 can hold; numbers beyond are so small that they stay far from 1, but no longer vanish.
+    return math.ldexp(1.0, min(-exponent, 120))
 
 
 def _cover(nearest_N: Tensor, points_ND: Tensor, centres_CD: Tensor) -> None:

@@ -96,6 +96,17 @@ def test_random_points_agree_with_the_whole_matrix() -> None:
     assert of_picks(points, picked, centres) == pytest.approx(plain(points, 40, centres), rel=1e-4)
 
 
+@pytest.mark.parametrize("exponent", [-140, -80, 60, 120])
+def test_how_large_features_are_changes_nothing(exponent: int) -> None:
+    # Whole numbers, which the smallest floats hold as exactly as the largest.
+    points = rng(1).permutation(120).reshape(40, 3).astype(np.float32)
+    centres = rng(2).integers(0, 120, (4, 3)).astype(np.float32)
+    scaled = [np.ldexp(array, exponent).astype(np.float32) for array in (points, centres)]
+    expected = k_center(points, 20, rng(), centres_CD=centres)
+    assert k_center(scaled[0], 20, rng(), centres_CD=scaled[1]).tolist() == expected.tolist()
+    assert len(set(k_center(scaled[0], 40, rng()).tolist())) == 40
+
+
 def test_chunks_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     points = rng(1).normal(size=(50, 4)).astype(np.float32)
     centres = rng(2).normal(size=(11, 4)).astype(np.float32)
