@@ -179,7 +179,8 @@ class RunDir:
         sha256 = file_sha256(value)
         absolute, own = value.absolute(), self.path.absolute()
         if not absolute.is_relative_to(own) or len(absolute.relative_to(own).parts) < 2:
-            return InputRecord(sha256=sha256, path=str(value))
+            # Names of another encoding too must fit into the record.
+            return InputRecord(sha256=sha256, path=os.fsencode(value).decode(errors="backslashreplace"))
         stage, *rest = absolute.relative_to(own).parts
         return InputRecord(sha256=sha256, stage=stage, path="/".join(rest))
 

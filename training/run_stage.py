@@ -3,6 +3,7 @@
 import json
 import shutil
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -112,12 +113,14 @@ class Stage:
         return self._done
 
     def leave(self) -> None:
-        """Note the time that an unfinished attempt took, so that the record will count it."""
+        """Note the time that an unfinished attempt took, so that the record will count it, where it can be noted."""
         if self._done is not None or not self._partial.exists():
             return
         seconds, process_seconds = self._spent()
         plan = self._plan.model_copy(update={"seconds": seconds, "process_seconds": process_seconds})
-        _write_plan(plan, self._partial)
+        # A full disk may well be what the stage ended by; that must be heard of, rather than this.
+        with suppress(OSError):
+            _write_plan(plan, self._partial)
 
     def _spent(self) -> tuple[float, float]:
         wall, process = self._start

@@ -7,6 +7,7 @@ takes one of several dataclasses, each has a literal field ``kind`` that tells t
 import copy
 import difflib
 import json
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar, cast
@@ -111,10 +112,24 @@ def _parse(setting: str) -> _Setting:
     if not equals or not key:
         raise SettingsError(f"{setting!r}: got no key=value; must be such as members.0.loop.epochs=3")
     try:
-        value = json.loads(text)
+        value = json.loads(text, parse_constant=_refuse, parse_float=_parse_float)
     except ValueError:
         value = text
+    try:
+        json.dumps(value, ensure_ascii=False).encode()
+    except UnicodeEncodeError as error:
+        raise SettingsError(f"{key}: got {text!a}; must be valid unicode") from error
     return _Setting(key=key, text=text, value=value)
+
+
+def _parse_float(text: str) -> float:
+    value = float(text)
+    return value if math.isfinite(value) else _refuse(text)
+
+
+def _refuse(text: str) -> float:
+    """Leave as text what JSON has no numbers for: no field takes a number that is not finite."""
+    raise ValueError(text)
 
 
 def _set(config_type: type, tree: JsonValue, setting: _Setting) -> list[tuple[str | int, ...]]:
@@ -230,10 +245,11 @@ def _first_error(config_type: type, tree: JsonValue, error: ValidationError) -> 
         case "union_tag_invalid":
             got = json.dumps(details["ctx"]["tag"])
             return SettingsError(f"{key}.{_KIND}: got {got}; must be one of {details['ctx']['expected_tags']}")
-        case "union_tag_not_found":
-            return SettingsError(f"{key}.{_KIND}: got nothing; must be given")
-        case "missing":
-            return SettingsError(f"{key}: got nothing; must be given")
+        case "union_tag_not_found" | "missing":
+            absent = f"{key}.{_KIND}" if details["type"] == "union_tag_not_found" else key
+            return SettingsError(f"{absent}: got nothing; must be given")
+        case "json_invalid":
+            return SettingsError(f"{key}: got text that is no valid unicode: {details['ctx']['error']}")
         case _:
             return SettingsError(f"{key}: got {json.dumps(details['input'], default=str)}; {message}")
 
@@ -241,7 +257,7 @@ def _first_error(config_type: type, tree: JsonValue, error: ValidationError) -> 
 def _of_meant_kind(error: ValidationError) -> list[Any]:
     """Leave out the complaints of all those dataclasses of a union that the value's kind does not mean."""
     errors = error.errors()
-    kinds = [details for details in errors if details["loc"][-1] == _KIND and details["type"] == "literal_error"]
+    kinds = [details for details in errors if details["loc"][-1:] == (_KIND,) and details["type"] == "literal_error"]
     others = {details["loc"][:-1] for details in kinds}
     meant = [details for details in errors if not any(details["loc"][: len(other)] == other for other in others)]
     if meant:

@@ -426,3 +426,28 @@ def test_results_may_hold_what_json_holds(tmp_path: Path) -> None:
         stage.finish(result)
     record: StageRecord = RunDir(tmp_path).find("only").record
     assert record.result == result
+
+
+def test_cause_is_heard_of_where_the_time_can_not_be_noted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fill_the_disk(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    def fail() -> None:
+        with RunDir(tmp_path) as run, run.stage("a", config={}, inputs={}):
+            monkeypatch.setattr("training.run_stage.write_whole", fill_the_disk)
+            raise Killed
+
+    with pytest.raises(Killed):
+        fail()
+
+
+def test_input_may_have_a_name_of_another_encoding(tmp_path: Path) -> None:
+    source = tmp_path / os.fsdecode(b"\xff.json")
+    source.write_text("1")
+    for _ in range(2):
+        with RunDir(tmp_path / "run") as run, run.stage("a", config={}, inputs={"source": source}) as stage:
+            if not stage.is_done:
+                stage.finish()
+    path = read_record(tmp_path / "run" / "a").inputs["source"].path
+    assert path is not None
+    assert path.endswith("/\\xff.json")

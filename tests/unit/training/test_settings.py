@@ -231,6 +231,11 @@ def test_no_settings_change_nothing() -> None:
             r"^members\.0\.loop\.schedule\.cut: got unknown 'cut'; did you mean cuts\? must be one of kind, cuts$",
         ),
         (["members.0.loop.schedule.fraction=0.5"], r"\.fraction: got unknown 'fraction'; must be one of kind$"),
+        (["members.0.loop.clip=NaN"], r'^members\.0\.loop\.clip: got "NaN"; must be a valid number$'),
+        (["members.0.loop.clip=1e999"], r'^members\.0\.loop\.clip: got "1e999"; must be a valid number$'),
+        (["size=[1, -Infinity]"], r'^size: got "\[1, -Infinity\]"; must be a valid'),
+        (['members.0.name="\\ud800"'], r"^members\.0\.name: got '\"\\\\ud800\"'; must be valid unicode$"),
+        (["members.0.name=\udcff"], r"^members\.0\.name: got '\\udcff'; must be valid unicode$"),
         (["size=[1, 2, 3]"], r"^size: got \[1, 2, 3\]; Tuple should have at most 2 items"),
     ],
 )
@@ -249,6 +254,7 @@ def test_settings_that_are_refused(settings: list[str], message: str) -> None:
         ({}, r"^members: got nothing; must be given$"),
         ([], r"^Run: got \[\]; must be"),
         ({"members": [{"name": "a", "loop": {"epoch": 1}}]}, r"^members\.0\.loop\.epoch: got unknown 'epoch'; did"),
+        ({"members": [{"name": "\ud800"}]}, r"^Run: got text that is no valid unicode: "),
         ({"members": [{"loop": {}}]}, r"^members\.0\.name: got nothing; must be given$"),
     ],
 )
