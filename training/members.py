@@ -21,8 +21,11 @@ from training.loop import train
 from training.loop_config import LoopConfig
 from training.reports import Progress, TrainingResult
 from training.run import BatchObserver
+from training.run_record import json_sha256
 from training.selection.methods import ScoreMeter
 from training.selection.scoring import TrainedProxy
+from training.selection.timing import PhaseSeconds
+from training.settings import to_json
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -164,14 +167,22 @@ class MemberTrainer:
 
     @property
     def description(self) -> Mapping[str, JsonValue]:
-        """What is trained and how, as a subset's file and a member's card tell it."""
+        """What is trained and how, as a subset's file and a member's card tell it.
+
+        ``settings_sha256`` is of all of it, the seed left out, so that rounds by another proxy are never gone on with.
+        """
         loop = self.config.loop
+        settings: JsonValue = {
+            "loop": to_json(replace(loop, seed=0)),
+            "normalisation": to_json(self.normalisation),
+        }
         return {
             "architecture": self.config.architecture,
             "arguments": dict(self.config.arguments),
             "epochs": loop.epochs,
             "batch_size": loop.batch_size,
             "data_schedule": format_data_schedule(loop.data_schedule),
+            "settings_sha256": json_sha256(settings),
         }
 
     def train(self, data: LabelledImages, *, seed: int, observers: Sequence[ScoreMeter] = ()) -> TrainedProxy:
@@ -191,4 +202,5 @@ class MemberTrainer:
             normalisation=member.normalisation,
             evaluations=member.result.evaluations,
             device=member.device,
+            seconds=PhaseSeconds(wall_s=member.result.seconds, process_s=member.result.process_seconds),
         )

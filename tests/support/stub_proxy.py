@@ -13,6 +13,7 @@ from training.data.images import LabelledImages
 from training.inputs import Normalisation
 from training.selection.methods import ScoreMeter
 from training.selection.scoring import TrainedProxy
+from training.selection.timing import PhaseSeconds
 
 NORMALISATION = Normalisation(mean=(0.0,), std=(1.0,))
 
@@ -45,11 +46,13 @@ class StubTrainer:
     Attributes:
         corrects: one list of right-or-wrong an epoch, in the order of the data.
         name: in its description.
+        seconds: that each training took, earlier attempts counted in.
         calls: ids and seed of each training.
     """
 
     corrects: Sequence[Sequence[bool]] = ()
     name: str = "stub"
+    seconds: PhaseSeconds = field(default_factory=PhaseSeconds)
     calls: list[tuple[list[int], int]] = field(default_factory=list)
 
     @property
@@ -61,4 +64,9 @@ class StubTrainer:
         for correct in self.corrects:
             for observer in observers:
                 observer.observe(torch.from_numpy(data.ids_B), torch.zeros(len(data)), torch.tensor(correct))
-        return TrainedProxy(model=pixel_model(len(data.classes)), normalisation=NORMALISATION, evaluations=len(data))
+        return TrainedProxy(
+            model=pixel_model(len(data.classes)),
+            normalisation=NORMALISATION,
+            evaluations=len(data),
+            seconds=self.seconds,
+        )

@@ -19,7 +19,7 @@ from training.errors import SelectionError
 from training.selection.choice import Evidence, choose
 from training.selection.methods import ActiveMethod, KCenter, RandomChoice, find_active_method, require_active
 from training.selection.ranking import subset_size
-from training.selection.scoring import ProxyTrainer, ScoringConfig, TrainedProxy, gather
+from training.selection.scoring import ProxyTrainer, ScoringConfig, TrainedProxy, gather, layer_of
 from training.selection.subset import Subset, read_subset, write_subset
 from training.selection.timing import SelectionSeconds, Stopwatch
 
@@ -134,7 +134,7 @@ class _Run:
         pool_rows = np.setdiff1d(np.arange(len(self._data)), labelled_rows)
         stopwatch = Stopwatch()
         proxy = self._train(labelled_rows, number)
-        training = stopwatch.lap()
+        training = stopwatch.lap() if proxy is None else stopwatch.lap().at_least(proxy.seconds)
         evidence = self._look(proxy, labelled_rows, pool_rows)
         scoring = stopwatch.lap()
         device = "cpu" if proxy is None else proxy.device
@@ -152,6 +152,7 @@ class _Run:
             "seed": self._config.seed,
             "data_sha256": self._data.sha256,
             "proxy": self._description,
+            "layer": layer_of(self._method, self._config.scoring),
             "size": self._sizes[number],
             "ids": () if before is None else before.ids,
         }
@@ -202,6 +203,7 @@ class _Run:
             data_sha256=self._data.sha256,
             proxy=self._description,
             proxy_evaluations=evaluations,
+            layer=layer_of(self._method, self._config.scoring),
             seconds=seconds,
         )
 

@@ -25,7 +25,7 @@ from training.selection.methods import (
     find_core_set_method,
 )
 from training.selection.ranking import subset_size
-from training.selection.scoring import ProxyTrainer, ScoringConfig, TrainedProxy, gather, score_of
+from training.selection.scoring import ProxyTrainer, ScoringConfig, TrainedProxy, gather, layer_of, score_of
 from training.selection.subset import Subset
 from training.selection.timing import PhaseSeconds, SelectionSeconds, Stopwatch
 
@@ -175,7 +175,7 @@ def _train(methods: Sequence[CoreSetMethod], data: LabelledImages, trainer: Prox
     if all(isinstance(method, RandomChoice) for method in methods):
         return _ProxyRun(proxy=None, meters={}, seconds=PhaseSeconds())
     proxy = trainer.train(data, seed=seed, observers=tuple(meters.values()))
-    return _ProxyRun(proxy=proxy, meters=meters, seconds=stopwatch.lap())
+    return _ProxyRun(proxy=proxy, meters=meters, seconds=stopwatch.lap().at_least(proxy.seconds))
 
 
 def _select(config: CoreSetConfig, data: LabelledImages, trainer: ProxyTrainer, run: _ProxyRun) -> CoreSet:
@@ -202,6 +202,7 @@ def _select(config: CoreSetConfig, data: LabelledImages, trainer: ProxyTrainer, 
         proxy=None if proxy is None else trainer.description,
         proxy_evaluations=0 if proxy is None else proxy.evaluations,
         class_balance=config.class_balance,
+        layer=layer_of(method, config.scoring),
         seconds=SelectionSeconds(
             training=PhaseSeconds() if proxy is None else run.seconds, scoring=scoring, ranking=ranking
         ),

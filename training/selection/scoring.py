@@ -1,7 +1,7 @@
 """From a trained proxy to what a method needs to know of the pool. Never augmented."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol, assert_never
 
 from pydantic import JsonValue
@@ -22,6 +22,7 @@ from training.selection.methods import (
     ScoreMeter,
     find_score,
 )
+from training.selection.timing import PhaseSeconds
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -33,12 +34,14 @@ class TrainedProxy:
         normalisation: of its input.
         evaluations: single images that it was trained on.
         device: where it lies.
+        seconds: of its training, over all the processes that it was resumed in; 0 where the trainer keeps no count.
     """
 
     model: nn.Module
     normalisation: Normalisation
     evaluations: int
     device: str = "cpu"
+    seconds: PhaseSeconds = field(default_factory=PhaseSeconds)
 
 
 class ProxyTrainer(Protocol):
@@ -75,6 +78,11 @@ class ScoringConfig:
     def __post_init__(self) -> None:
         if self.batch_size < 1:
             raise ValueError(f"batch_size: got {self.batch_size}; must be at least 1")
+
+
+def layer_of(method: CoreSetMethod, config: ScoringConfig) -> str | None:
+    """Give the layer that a method's choice depends on, if it does, as a subset's file tells it."""
+    return config.layer if isinstance(method, KCenter) else None
 
 
 def score_of(method: CoreSetMethod) -> LabelFreeScore | LabelUsingScore | None:

@@ -29,6 +29,8 @@ class Subset:
         proxy: description of the proxy; None where none was trained.
         proxy_evaluations: single images that the proxies were trained on.
         class_balance: whether each class gave the same fraction.
+        layer: name of the classifier layer whose input ``k_center`` measured distances by; None is the proxy's last
+            ``nn.Linear``, or another score.
         seconds: of each phase; in active learning over all rounds up to this subset.
         schema_version: of the file.
     """
@@ -41,6 +43,7 @@ class Subset:
     proxy: Mapping[str, JsonValue] | None = None
     proxy_evaluations: int = 0
     class_balance: bool = False
+    layer: str | None = None
     seconds: SelectionSeconds = field(default_factory=SelectionSeconds)
     schema_version: Literal[1] = 1
 

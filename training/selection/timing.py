@@ -20,6 +20,10 @@ class PhaseSeconds:
     def __add__(self, other: "PhaseSeconds") -> "PhaseSeconds":
         return PhaseSeconds(wall_s=self.wall_s + other.wall_s, process_s=self.process_s + other.process_s)
 
+    def at_least(self, other: "PhaseSeconds") -> "PhaseSeconds":
+        """Give the longer of two accounts of the same phase: a resumed training takes less than it took in all."""
+        return PhaseSeconds(wall_s=max(self.wall_s, other.wall_s), process_s=max(self.process_s, other.process_s))
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SelectionSeconds:

@@ -185,13 +185,19 @@ def test_images_of_other_channels(few: LabelledImages) -> None:
 
 def test_a_proxy_describes_itself_and_takes_the_selections_seed(few: LabelledImages) -> None:
     trainer = MemberTrainer(config=small(), normalisation=NORMALISATION)
+    settings_sha256 = trainer.description["settings_sha256"]
     assert trainer.description == {
         "architecture": "digits_cnn_xs",
         "arguments": {},
         "epochs": 3,
         "batch_size": 64,
         "data_schedule": "increment:0.5",
+        "settings_sha256": settings_sha256,
     }
+    loop = small().loop
+    for other, is_same in ((replace(loop, seed=9), True), (replace(loop, label_smoothing=0.1), False)):
+        config = replace(small(), loop=other)
+        assert (replace(trainer, config=config).description == trainer.description) is is_same
     first, second = (trainer.train(few, seed=seed) for seed in (1, 2))
     assert first.evaluations == second.evaluations == 300
     assert not torch.equal(first.model.state_dict()["linear.weight"], second.model.state_dict()["linear.weight"])
@@ -206,5 +212,9 @@ def test_a_killed_proxy_goes_on_with_what_its_meter_saw(few: LabelledImages, tmp
     trainer.train(few, seed=1, observers=(whole,))
     with pytest.raises(KeyboardInterrupt):
         replace(trainer, folder=tmp_path, progress=stop).train(few, seed=1, observers=(killed,))
-    replace(trainer, folder=tmp_path).train(few, seed=1, observers=(resumed,))
+    proxy = replace(trainer, folder=tmp_path).train(few, seed=1, observers=(resumed,))
     assert np.array_equal(resumed.scores(), whole.scores())
+    # A training that is found finished took as long as it took.
+    again = replace(trainer, folder=tmp_path).train(few, seed=1, observers=(ForgettingMeter(few.ids_B),))
+    assert again.seconds == proxy.seconds
+    assert proxy.seconds.wall_s > 0

@@ -9,7 +9,9 @@ from stub_proxy import StubTrainer, pixel_images
 from training.data.images import LabelledImages
 from training.errors import SelectionError
 from training.selection.active_learning import PAPER_SHARES, ActiveLearningConfig, run_active_learning
+from training.selection.scoring import ScoringConfig
 from training.selection.subset import Subset, read_subset
+from training.selection.timing import PhaseSeconds
 
 POOL = pixel_images([[0, 0, 5 * step] for step in range(50)], labels_N=np.arange(50) % 3)
 CONFIG = ActiveLearningConfig(score="margin", shares=(0.1, 0.3, 0.5), seed=3)
@@ -128,6 +130,26 @@ def test_rounds_of_another_run_are_refused(
     run_active_learning(CONFIG, POOL, StubTrainer(), folder=tmp_path)
     with pytest.raises(SelectionError, match=rf"round-00\.json: {field}.*as this run has it; take another folder"):
         run_active_learning(config, data, StubTrainer(name=name), folder=tmp_path)
+
+
+def test_rounds_by_another_layer_are_refused_where_features_count(tmp_path: Path) -> None:
+    def config(score: str, layer: str | None) -> ActiveLearningConfig:
+        scoring = ScoringConfig(layer=layer, batch_size=64 if layer is None else 8)
+        return ActiveLearningConfig(score=score, shares=CONFIG.shares, scoring=scoring)
+
+    run_active_learning(config("k_center", None), POOL, StubTrainer(), folder=tmp_path / "k_center")
+    with pytest.raises(SelectionError, match=r"round-00\.json: layer: got None; must be '1', as this run has it"):
+        run_active_learning(config("k_center", "1"), POOL, StubTrainer(), folder=tmp_path / "k_center")
+    # A score of probabilities looks at no layer, and the size of a batch changes no choice.
+    whole = run_active_learning(config("margin", None), POOL, StubTrainer(), folder=tmp_path / "margin")
+    again = run_active_learning(config("margin", "1"), POOL, StubTrainer(), folder=tmp_path / "margin")
+    assert again == whole
+
+
+def test_time_of_a_training_that_was_resumed_counts_in_full() -> None:
+    trainer = StubTrainer(seconds=PhaseSeconds(wall_s=100, process_s=50))
+    subset = run_active_learning(CONFIG, POOL, trainer)[-1]
+    assert subset.seconds.training == PhaseSeconds(wall_s=200, process_s=100)
 
 
 def test_a_round_that_does_not_go_on_from_the_one_before_is_refused(tmp_path: Path) -> None:

@@ -49,6 +49,20 @@ def test_the_forgotten_are_kept() -> None:
     assert core_set.subset.ids == (103, 100)
 
 
+def test_time_of_a_training_that_was_resumed_counts_in_full() -> None:
+    resumed = StubTrainer(seconds=PhaseSeconds(wall_s=100, process_s=50))
+    names = ("margin", "random")
+    configs = [CoreSetConfig(score=name, fraction=0.5) for name in names]
+    found = [core_set.subset.seconds.training for core_set in select_core_sets(configs, UNSURE_FIRST, resumed)]
+    assert found == [PhaseSeconds(wall_s=100, process_s=50), PhaseSeconds()]
+
+
+def test_the_layer_is_recorded_where_features_count() -> None:
+    configs = [CoreSetConfig(score=score, scoring=ScoringConfig(layer="1")) for score in ("k_center", "margin")]
+    core_sets = select_core_sets(configs, UNSURE_FIRST, trainer())
+    assert [core_set.subset.layer for core_set in core_sets] == ["1", None]
+
+
 def test_k_center_spreads_over_the_features() -> None:
     data = pixel_images([[0, 0], [1, 1], [2, 0], [255, 0], [0, 255], [1, 0]])
     config = CoreSetConfig(score="k_center", fraction=0.5, k_center=KCenter(start_share=0.0))

@@ -5,7 +5,7 @@ from itertools import pairwise
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from training.errors import SelectionError
@@ -70,11 +70,12 @@ Steps = list[tuple[list[int], list[bool]]]
 
 @st.composite
 def _steps(draw: st.DrawFn) -> Steps:
-    batches = draw(st.lists(st.lists(st.integers(0, 5), unique=True, min_size=1), min_size=1, max_size=12))
-    return [(ids, draw(st.lists(st.booleans(), min_size=len(ids), max_size=len(ids)))) for ids in batches]
+    histories = draw(st.lists(st.dictionaries(st.integers(0, 5), st.booleans(), min_size=1), min_size=1, max_size=8))
+    return [(list(history), list(history.values())) for history in histories]
 
 
 @given(_steps())
+@settings(max_examples=50)
 def test_it_agrees_with_counting_by_hand(steps: Steps) -> None:
     meter = ForgettingMeter(np.arange(6, dtype=np.int64)[::-1].copy())
     histories: dict[int, list[bool]] = {number: [] for number in range(6)}
@@ -94,6 +95,7 @@ def test_it_agrees_with_counting_by_hand(steps: Steps) -> None:
 
 
 @given(_steps(), _steps())
+@settings(max_examples=30)
 def test_a_resumed_meter_goes_on_as_if_it_had_not_stopped(before: Steps, after: Steps) -> None:
     ids = np.arange(6, dtype=np.int64)
     whole, first, second = (ForgettingMeter(ids) for _ in range(3))

@@ -19,3 +19,9 @@ def test_phases_sum_up() -> None:
     assert one.total == PhaseSeconds(wall_s=21, process_s=42)
     assert (one + one).ranking == PhaseSeconds(wall_s=32, process_s=64)
     assert (one + SelectionSeconds()) == one
+
+
+def test_the_longer_account_counts() -> None:
+    lap = PhaseSeconds(wall_s=2, process_s=1)
+    assert lap.at_least(PhaseSeconds(wall_s=1, process_s=4)) == PhaseSeconds(wall_s=2, process_s=4)
+    assert lap.at_least(PhaseSeconds()) == lap
