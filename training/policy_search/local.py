@@ -25,6 +25,8 @@ from training.policy_search.history import (
 from training.policy_search.trial import Contestant, MakeTrial, Progress
 
 STATE_FILE = "population.pt"
+PARTIAL_FILE = "population.partial"
+"""The state while it is being written."""
 
 
 def run_local(
@@ -111,7 +113,7 @@ class _Population:
             "policies": [policy_to_json(contestant.policy) for contestant in self._contestants],
             "contestants": [contestant.state_dict() for contestant in self._contestants],
         }
-        partial = path.with_suffix(".partial")
+        partial = path.with_name(PARTIAL_FILE)
         try:
             torch.save(state, partial)
             partial.replace(path)

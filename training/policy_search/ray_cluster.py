@@ -39,9 +39,13 @@ def ray_cluster(config: RayConfig) -> Iterator[None]:
     """
     with _environment(_QUIET), _quiet_logger():
         try:
+            # Tune has needs of its own, which ray alone does not bring along.
             import ray
+            import ray.tune
         except ImportError as error:
-            raise PolicySearchError("backend: got 'ray', which is not installed; install cascade-serve[ray]") from error
+            raise PolicySearchError(
+                f"backend: got 'ray', which is not installed whole ({error}); install cascade-serve[ray]"
+            ) from error
 
         if ray.is_initialized():
             yield
@@ -88,7 +92,8 @@ def _connect(config: RayConfig, folder: str | None) -> None:
                 _node_ip_address="127.0.0.1",
                 _temp_dir=folder,
             )
-    except (ConnectionError, OSError, RuntimeError, ValueError) as error:
+    except Exception as error:
+        # Of any class: a start that takes longer than Ray waits ends in an Exception itself.
         which = "a cluster on this machine" if folder is not None else f"the cluster at {config.address!r}"
         raise PolicySearchError(f"ray: {which} can't be used: {error}") from error
 

@@ -20,7 +20,7 @@ from training.inputs import Normalisation
 from training.policy_search.config import Backend, PolicySearchConfig, RayConfig
 from training.policy_search.history import IntervalRecord, policy_to_json
 from training.policy_search.image_trial import ImageTrials
-from training.policy_search.local import STATE_FILE, run_local
+from training.policy_search.local import PARTIAL_FILE, STATE_FILE, run_local
 from training.policy_search.ray_backend import run_ray
 from training.policy_search.result import SearchResult, make_result, read_fingerprint, read_result, write_result
 from training.policy_search.sample import stratified_rows
@@ -159,8 +159,8 @@ def _enter(folder: Path, fingerprint: str) -> None:
 
 def _tidy(folder: Path) -> None:
     """Remove what only an unfinished search needs."""
-    (folder / STATE_FILE).unlink(missing_ok=True)
-    (folder / _ELAPSED_FILE).unlink(missing_ok=True)
+    for name in (STATE_FILE, PARTIAL_FILE, _ELAPSED_FILE):
+        (folder / name).unlink(missing_ok=True)
     shutil.rmtree(folder / _RAY_FOLDER, ignore_errors=True)
 
 
@@ -185,5 +185,12 @@ class _Clock:
         return self._before_s + time.monotonic() - self._start_s
 
     def keep(self) -> None:
-        """Write the time down."""
-        self._path.write_text(json.dumps(self.seconds), encoding="utf-8")
+        """Write the time down; a process that is killed meanwhile leaves the former one.
+
+        Raises:
+            PolicySearchError: it can't be written.
+        """
+        try:
+            write_whole(self._path, json.dumps(self.seconds).encode())
+        except OSError as error:
+            raise PolicySearchError(f"{error.filename or self._path}: {error.strerror}") from error
