@@ -2,7 +2,7 @@
 
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from training.data.images import LabelledImages
@@ -13,6 +13,11 @@ from training.policy_search.ray_cluster import ray_cluster
 
 LOCAL = "local"
 """Address of a cluster of our own on this machine."""
+
+
+def ray_config(address: str, config: RayConfig | None = None) -> RayConfig:
+    """Give Ray's settings for an address: ``local`` starts a cluster on this machine, all else is ``ray.init``'s."""
+    return replace(config or RayConfig(), address=None if address == LOCAL else address)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -51,7 +56,7 @@ def train_on_cluster(
         ClusterError: ray is absent, the cluster can't be reached, or a job's process died too often.
         TrainingError, ZooError: what a job raised.
     """
-    with ray_cluster(RayConfig(address=None if address == LOCAL else address)):
+    with ray_cluster(ray_config(address)):
         import ray
 
         shared = ray.put(rows)

@@ -1,13 +1,14 @@
 """From a run's trained members to members of a zoo; the one file of training that knows ``cascade_serve.zoo``."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 from cascade_serve.errors import ConfigError
 from cascade_serve.zoo import Addition, Descent, TorchModel, add_member
 from model_zoo.card import Card, TrainingCard
 from model_zoo.errors import CardError
-from model_zoo.store import CARD_FILE, read_member
+from model_zoo.store import CARD_FILE, check_free, read_member
 from training.data.images import LabelledImages, write_image_folder
 from training.errors import MemberExportError, RunDirError
 from training.files import file_sha256, write_whole
@@ -54,6 +55,24 @@ def export_run(run_dir: Path, zoo: Path, listener: Listener) -> Path:
         for name, member in members.items():
             _export(name, member, task_path, images / PARTS[0], listener)
     return task_path
+
+
+def check_zoo(run_dir: Path, zoo: Path, task: str, names: Sequence[str]) -> None:
+    """Refuse a zoo that would not take a run's members, before they are trained.
+
+    Args:
+        run_dir: the run's folder, which need not be there yet.
+        zoo: where its members are to go.
+        task: of the zoo.
+        names: of the members.
+
+    Raises:
+        ZooError: the zoo can't be written, or holds members of these names that this run has not put there.
+    """
+    exported = _Exported(run_dir)
+    for name in names:
+        target = zoo / task / name
+        check_free(target, overwrite=exported.is_own(target))
 
 
 def _write_images(run: RunDir, listener: Listener) -> Path:

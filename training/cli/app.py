@@ -8,7 +8,7 @@ from rich.console import Console
 
 from model_zoo.errors import ZooError
 from training.cli import export, policy_search, report, run, selection, train
-from training.errors import DivergedError, TrainingError
+from training.errors import ClusterError, DivergedError, TrainingError
 
 app = typer.Typer(
     name="cascade-train",
@@ -40,7 +40,7 @@ def main() -> None:
         sys.exit(_report(f"{error.filename or 'output'}: {error.strerror or error}", 2))
     except ModuleNotFoundError as error:
         sys.exit(_report(_missing(error), 2))
-    except DivergedError as error:
+    except (DivergedError, ClusterError) as error:
         sys.exit(_report(str(error), 1))
     except (TrainingError, ZooError) as error:
         sys.exit(_report(str(error), 2))

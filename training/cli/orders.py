@@ -6,6 +6,7 @@ from pathlib import Path
 from shlex import quote
 
 from training.cli.options import RUNS
+from training.cluster import ray_config
 from training.config import RunConfig, SelectionConfig
 from training.data_schedule.config import parse_data_schedule
 from training.errors import RecipeError, SettingsError
@@ -36,6 +37,8 @@ def make_order(
     typed = tuple(settings or ())
     config = apply_settings(make_config(find_recipe(recipe), recipe, device=device, seed=seed), typed)
     check_device(config.device)
+    if address is not None:
+        config = _on_address(config, address)
     folder = out or RUNS / recipe.rpartition(":")[2]
     return Order(recipe=recipe, config=config, settings=typed, data=data, out=folder, address=address)
 
@@ -72,7 +75,14 @@ def with_selection(order: Order, *, score: str | None, fraction: float | None, a
         )
     except ValueError as error:
         raise SettingsError(f"--fraction: {error}") from error
+    _check_score(selection)
     return replace(order, config=replace(order.config, selection=selection, should_select=True))
+
+
+def _check_score(selection: SelectionConfig) -> None:
+    """Look the score up, which refuses what is unknown before any work."""
+    chosen = selection.active_learning or selection.core_set
+    _ = chosen.method
 
 
 def _with_core_set(selection: SelectionConfig, score: str | None, fraction: float | None) -> SelectionConfig:
@@ -125,14 +135,34 @@ def with_policy_search(
         raise SettingsError(str(error)) from error
 
 
+def _on_address(config: RunConfig, address: str) -> RunConfig:
+    """Let a search that is to run on Ray run on this cluster too."""
+    search = config.policy_search
+    if search is None or search.backend is not Backend.RAY:
+        return config
+    return replace(config, policy_search=replace(search, ray=ray_config(address, search.ray)))
+
+
 def _on_cluster(search: PolicySearchConfig, backend: str | None, address: str | None) -> PolicySearchConfig:
     if address is not None:
-        return replace(search, backend=Backend.RAY, ray=replace(search.ray, address=address))
+        return replace(search, backend=Backend.RAY, ray=ray_config(address, search.ray))
     return search if backend is None else replace(search, backend=Backend(backend))
 
 
 def _searching(config: RunConfig, search: PolicySearchConfig) -> RunConfig:
     return replace(config, policy_search=search, should_search=True)
+
+
+def check_target(order: Order, zoo: Path | None) -> None:
+    """Refuse a zoo that won't take the members, before they are trained.
+
+    Raises:
+        ZooError: it won't.
+    """
+    from training.export import check_zoo
+
+    if zoo is not None:
+        check_zoo(order.out, zoo, order.config.task, [member.name for member in order.config.members])
 
 
 def finish(order: Order, zoo: Path | None, listener: Listener) -> None:

@@ -32,10 +32,11 @@ def run(
     address: AddressOption = None,
 ) -> None:
     """Do all that the recipe says: split, select, search a policy, train every member, evaluate, export."""
-    from training.cli.orders import finish, make_order
+    from training.cli.orders import check_target, finish, make_order
     from training.pipeline.running import run_all
 
     order = make_order(recipe, data=data, out=out, device=device, seed=seed, settings=settings, address=address)
+    check_target(order, zoo)
     with listening() as listener:
         run_all(order, listener)
         finish(order, zoo, listener)

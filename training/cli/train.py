@@ -63,12 +63,13 @@ def train(
     address: AddressOption = None,
 ) -> None:
     """Train and evaluate the recipe's members, without its selection and policy search."""
-    from training.cli.orders import finish, make_order, with_data_schedule
+    from training.cli.orders import check_target, finish, make_order, with_data_schedule
     from training.pipeline.running import train_only
 
     order = make_order(recipe, data=data, out=out, device=device, seed=seed, settings=settings, address=address)
     if data_schedule is not None:
         order = with_data_schedule(order, data_schedule)
+    check_target(order, zoo)
     with listening() as listener:
         train_only(order, listener, subset=subset, policy_schedule=policy_schedule)
         finish(order, zoo, listener)

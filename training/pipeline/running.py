@@ -18,6 +18,7 @@ from training.pipeline.policy_stage import search_schedule, take_policy
 from training.pipeline.selection_stage import select_subset, take_chosen
 from training.run_dir import RunDir
 from training.run_stage import FinishedStage
+from training.selection.subset import read_subset
 from training.settings import to_json
 
 RUN_FILE = "run.json"
@@ -101,7 +102,10 @@ def train_only(
         TrainingError, ZooError: as for :func:`run_all`.
     """
     order = replace(order, config=replace(order.config, should_select=False, should_search=False))
+    # Files at fault are told before the images are read.
     policy = take_policy(policy_schedule)
+    if subset is not None:
+        read_subset(subset)
     with RunDir(order.out) as run:
         _write_run_file(order, "train", with_members=True)
         material = prepare_data(run, order, listener)
