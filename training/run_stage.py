@@ -216,8 +216,6 @@ def _recover(final: Path) -> None:
     """Bring a promotion to its end that was killed on the way."""
     partial, replaced = final.with_name(final.name + _PARTIAL), final.with_name(final.name + _REPLACED)
     if (partial / RECORD_FILE).exists():
-        if final.exists() and replaced.exists():
-            shutil.rmtree(replaced)
         _promote(final)
     elif replaced.exists():
         shutil.rmtree(replaced)
