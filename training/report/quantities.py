@@ -40,10 +40,18 @@ def size_in_bytes(count: int) -> str:
 
 
 def energy(joules: float | None) -> str:
-    """Write an energy in kilojoules and watt hours."""
-    return UNKNOWN if joules is None else f"{joules / 1000:.3g} kJ ({joules / 3600:.3g} Wh)"
+    """Write an energy in joules or kilojoules, and in watt hours."""
+    if joules is None:
+        return UNKNOWN
+    shown = f"{joules:.3g} J" if joules < 999.5 else f"{joules / 1000:.3g} kJ"
+    return f"{shown} ({joules / 3600:.3g} Wh)"
 
 
 def carbon(kilograms: float | None) -> str:
-    """Write a mass of CO2 equivalents in grams."""
-    return UNKNOWN if kilograms is None else f"{1000 * kilograms:.3g} g"
+    """Write a mass of CO2 equivalents in milligrams, grams or kilograms."""
+    if kilograms is None:
+        return UNKNOWN
+    grams = 1000 * kilograms
+    if grams < 0.9995:
+        return f"{1000 * grams:.3g} mg"
+    return f"{grams:.3g} g" if grams < 999.5 else f"{kilograms:.3g} kg"

@@ -1,5 +1,6 @@
 """How far each stage of a run is: done, outdated, on its way, or not begun."""
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
@@ -15,6 +16,7 @@ from training.run_dir import RunDir
 from training.run_stage import FinishedStage
 
 _PARTIAL = ".partial"
+_PLAN_FILE = "plan.json"
 _UNDECIDING = ("ray", "checkpoint_interval_s")
 """Of a policy search's settings: where it runs and how often it is written down."""
 
@@ -39,6 +41,7 @@ class RunStage:
         finished: its record and folder, verified; None where there are none.
         partial: the folder that it is worked on in; None where there is none, or where it is a leftover.
         is_asked_for: the run's last command needs it.
+        reads: names of the stages that it read, or reads.
     """
 
     name: str
@@ -46,6 +49,7 @@ class RunStage:
     finished: FinishedStage | None = None
     partial: Path | None = None
     is_asked_for: bool = True
+    reads: tuple[str, ...] = ()
 
 
 def read_stages(run_dir: Path, run: RunFile) -> dict[str, RunStage]:
@@ -73,6 +77,7 @@ def read_stages(run_dir: Path, run: RunFile) -> dict[str, RunStage]:
             finished=finished.get(name),
             partial=None if is_current else partial.get(name),
             is_asked_for=name in asked_for,
+            reads=_reads(finished.get(name), None if is_current else partial.get(name)),
         )
     return {name: stages[name] for name in _ordered(stages)}
 
@@ -83,6 +88,19 @@ def _state(*, is_current: bool, is_partial: bool, is_finished: bool) -> StageSta
     if is_partial:
         return StageState.UNFINISHED
     return StageState.OUTDATED if is_finished else StageState.MISSING
+
+
+def _reads(finished: FinishedStage | None, partial: Path | None) -> tuple[str, ...]:
+    """Name the stages that a stage reads: now, where it is being made, and else as its record says."""
+    try:
+        inputs = None if partial is None else json.loads((partial / _PLAN_FILE).read_bytes())["inputs"]
+        names = [] if inputs is None else [read["stage"] for read in inputs.values()]
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        # It has just begun, or just ended.
+        names = []
+    if not names and finished is not None:
+        names = [read.stage for read in finished.record.inputs.values()]
+    return tuple(dict.fromkeys(name for name in names if name is not None))
 
 
 def _asked_for(run: RunFile) -> list[str]:
@@ -146,10 +164,9 @@ def _ordered(stages: Mapping[str, RunStage]) -> list[str]:
     def add(name: str) -> None:
         if name in ordered:
             return
-        stage = stages[name].finished
-        for read in () if stage is None else stage.record.inputs.values():
-            if read.stage is not None and read.stage in stages and read.stage != name:
-                add(read.stage)
+        for read in stages[name].reads:
+            if read in stages and read != name:
+                add(read)
         ordered.append(name)
 
     for name in stages:

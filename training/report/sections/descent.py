@@ -18,7 +18,8 @@ def descent_section(contents: RunContents) -> Section:
         [
             paragraph(
                 "Every hand-over is a file, named by the sha256 of its content; a stage is done again only where its"
-                " settings or one of its inputs change."
+                " settings or one of its inputs change. The table lists all that a stage has read; the picture leaves"
+                " out what it shows by way of another stage."
             ),
             draw_graph([_box(stage) for stage in stages]),
             _table(stages),
@@ -33,7 +34,8 @@ def _box(stage: RunStage) -> Box:
         name=stage.name,
         state=str(stage.state),
         line=str(stage.state) if record is None or stage.state is not StageState.DONE else _line(stage),
-        reads=tuple(dict.fromkeys(read.stage for read in record.inputs.values() if read.stage)) if record else (),
+        reads=stage.reads,
+        is_ahead=stage.state is StageState.MISSING,
     )
 
 

@@ -20,16 +20,18 @@ class Box:
         state: sets its colour.
         line: below its name.
         reads: stages that it read; those that have no box are left out.
+        is_ahead: it has not begun.
     """
 
     name: str
     state: str
     line: str
     reads: tuple[str, ...]
+    is_ahead: bool = False
 
 
 def draw_graph(boxes: Sequence[Box]) -> Markup:
-    """Draw the graph.
+    """Draw the graph; where a line leads around over other boxes, the straight one is left out.
 
     Args:
         boxes: each after what it read.
@@ -37,12 +39,7 @@ def draw_graph(boxes: Sequence[Box]) -> Markup:
     places = _places(boxes)
     width = max(x for x, _ in places.values()) + _BOX[0] + _EDGE
     height = max(y for _, y in places.values()) + _BOX[1] + _EDGE
-    edges = [
-        _edge(places[read], places[box.name])
-        for box in boxes
-        for read in box.reads
-        if read in places and read != box.name
-    ]
+    edges = [_edge(places[start], places[end]) for start, end in _direct_edges(boxes)]
     drawn = [_box(box, *places[box.name]) for box in boxes]
     told = "; ".join(f"{box.name} from {' and '.join(box.reads)}" for box in boxes if box.reads)
     svg = element(
@@ -57,11 +54,31 @@ def draw_graph(boxes: Sequence[Box]) -> Markup:
     return element("div", svg, class_="scroll graph", tabindex=0)
 
 
+def _direct_edges(boxes: Sequence[Box]) -> list[tuple[str, str]]:
+    """Pair each box with those that it read, but for what one of these has read already, itself or by others."""
+    behind: dict[str, set[str]] = {}
+    for box in boxes:
+        reads = [read for read in box.reads if read in behind]
+        behind[box.name] = set(reads).union(*(behind[read] for read in reads))
+    return [
+        (read, box.name)
+        for box in boxes
+        for read in box.reads
+        if read in behind and not any(read in behind[other] for other in box.reads if other in behind)
+    ]
+
+
 def _places(boxes: Sequence[Box]) -> Mapping[str, tuple[float, float]]:
-    """Put each box in the column after the last of those that it read, and columns in the middle of the height."""
+    """Put each box in the column after the last of those that it read, and columns in the middle of the height.
+
+    Boxes that have not begun, of which nobody knows what they will read, come last.
+    """
     depths: dict[str, int] = {}
     for box in boxes:
-        depths[box.name] = max((depths[read] + 1 for read in box.reads if read in depths), default=0)
+        if not box.is_ahead:
+            depths[box.name] = max((depths[read] + 1 for read in box.reads if read in depths), default=0)
+    last = max(depths.values(), default=-1)
+    depths |= {box.name: last + 1 for box in boxes if box.is_ahead}
     columns: dict[int, list[str]] = {}
     for name, depth in depths.items():
         columns.setdefault(depth, []).append(name)

@@ -99,8 +99,12 @@ def _draw_loss(members: list[Member], looks: _Looks) -> Picture:
 
 def _draw_rate(members: list[Member], looks: _Looks) -> Picture:
     figure, axes = new_axes()
+    alike: dict[tuple[float, ...], list[Member]] = {}
     for member in members:
-        _plot(axes, member, _EPOCHS, lambda report: report.lr, label=shorten(member.name), **looks[member.name])
+        alike.setdefault(tuple(report.lr for report in member.reports), []).append(member)
+    for same in alike.values():
+        label = ", ".join(shorten(member.name) for member in same)
+        _plot(axes, same[0], _EPOCHS, lambda report: report.lr, label=label, **looks[same[0].name])
     _finish(axes, _EPOCHS)
     axes.set_ylim(bottom=0)
     axes.set_ylabel("learning rate")

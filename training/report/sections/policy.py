@@ -1,5 +1,6 @@
 """The policy schedule: how it looks, and the search that found it."""
 
+from itertools import groupby
 from typing import Any
 
 from training.augment.config import PolicyKind
@@ -126,15 +127,12 @@ def _draw_trials(result: SearchResult, best: tuple[IntervalRecord, ...]) -> Pict
 
 
 def _lineage(best: tuple[IntervalRecord, ...]) -> Markup:
-    rows = [
-        (
-            f"{record.start_epoch + 1} to {record.end_epoch}",
-            record.trial,
-            percent(record.accuracy),
-            _ops(record.policy),
-        )
-        for record in best
-    ]
+    rows = []
+    for policy, group in groupby(best, key=lambda record: record.policy):
+        records = list(group)
+        trials = ", ".join(str(trial) for trial in dict.fromkeys(record.trial for record in records))
+        epochs = f"{records[0].start_epoch + 1} to {records[-1].end_epoch}"
+        rows.append((epochs, trials, percent(records[-1].accuracy), _ops(policy)))
     columns = [*words("epochs"), *numbers("trial", "accuracy"), *words("most probable ops")]
     return table("Lineage of the best trial: whose weights they were, and what changed the images.", columns, rows)
 

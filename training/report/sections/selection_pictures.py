@@ -38,7 +38,7 @@ def draw_scores(scores_N: FloatArray, is_kept_N: BoolArray, subset: Subset) -> P
     axes.bar(lefts, kept, width, align="edge", color=BLUE, label="kept")
     axes.bar(lefts, dropped, width, bottom=kept, align="edge", color=ORANGE, hatch="///", edgecolor="white",
              linewidth=0, label="dropped")  # fmt: skip
-    axes.margins(y=0.08)
+    axes.set_ylim(0, 1.08 * (kept + dropped).max())
     _label_scores(axes, edges_E, never if is_infinite_N.any() else None)
     axes.set_xlabel(f"{subset.score} of the proxy (higher: wanted more)")
     axes.set_ylabel("images")
@@ -69,7 +69,8 @@ def _label_scores(axes: Axes, edges_E: Float64Array, never: float | None) -> Non
     """Write the finite scores below their bins, and a word below those of images that were never learned."""
     if never is None:
         return
-    places = [place for place in MaxNLocator(6).tick_values(edges_E[0], edges_E[-1]) if place <= edges_E[-1]]
+    locator = MaxNLocator(6, integer=bool(np.ptp(edges_E) == len(edges_E) - 1))
+    places = [place for place in locator.tick_values(edges_E[0], edges_E[-1]) if edges_E[0] <= place <= edges_E[-1]]
     axes.set_xticks([*places, never], [*(f"{place:g}" for place in places), "infinite"])
     axes.set_xlim(edges_E[0] - 0.3, never + 0.7 * (edges_E[1] - edges_E[0]))
 
