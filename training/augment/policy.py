@@ -25,8 +25,10 @@ class PolicyEntry:
 
     def __post_init__(self) -> None:
         for name, largest in (("probability", MAX_PROBABILITY), ("magnitude", MAX_MAGNITUDE)):
-            if not 0 <= getattr(self, name) <= largest:
-                raise ValueError(f"{name} of {self.op!r}: got {getattr(self, name)}; must lie in 0..{largest}")
+            value = getattr(self, name)
+            # Tenths: a share, such as 0.5, is a mistake.
+            if not isinstance(value, int) or not 0 <= value <= largest:
+                raise ValueError(f"{name} of {self.op!r}: got {value}; must lie in 0..{largest} and be whole")
 
 
 Policy = tuple[PolicyEntry, ...]

@@ -110,7 +110,7 @@ def _read_text(path: Path) -> str:
     try:
         if path.stat().st_size > MAX_BYTES:
             raise AugmentError(f"{path}: got {path.stat().st_size} bytes; must be at most {MAX_BYTES}")
-        return path.read_text(encoding="utf-8")
+        return path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise AugmentError(f"{path}: can't be read: {error}") from error
 
@@ -134,7 +134,7 @@ def _parse_json(path: Path, content: Mapping[str, Any]) -> ScheduleFile:
 def _parse_segment(path: Path, place: int, segment: object) -> Segment:
     where = f"{path}: segments[{place}]"
     match segment:
-        case {"epochs": int(epochs), "policy": list(listed)}:
+        case {"epochs": int(epochs), "policy": list(listed)} if not isinstance(epochs, bool):
             policy = tuple(_parse_entry(f"{where}.policy[{at}]", entry) for at, entry in enumerate(listed))
         case _:
             raise AugmentError(f"{where}: must be an object of epochs (a whole number) and policy (a list)")
@@ -146,7 +146,10 @@ def _parse_segment(path: Path, place: int, segment: object) -> Segment:
 
 def _parse_entry(where: str, entry: object) -> PolicyEntry:
     match entry:
-        case {"op": str(op), "probability": int(probability), "magnitude": int(magnitude)}:
+        # JSON's true is a whole number to Python.
+        case {"op": str(op), "probability": int(probability), "magnitude": int(magnitude)} if not (
+            isinstance(probability, bool) or isinstance(magnitude, bool)
+        ):
             return _make_entry(where, op, probability, magnitude)
         case _:
             raise AugmentError(f"{where}: got {entry!r}; must be an object of op, probability and magnitude")
@@ -245,4 +248,6 @@ def _parse_configuration(where: str, configuration: object) -> Policy:
 
 
 def _is_whole(number: object) -> bool:
-    return isinstance(number, int | float) and math.isfinite(number) and number == int(number)
+    if isinstance(number, bool) or not isinstance(number, int | float):
+        return False
+    return math.isfinite(number) and number == int(number)

@@ -1,10 +1,14 @@
 """Policy schedules: each epoch of a run of any length has its policy."""
 
+from typing import Any
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from training.augment.policy import PolicyEntry, PolicySchedule, Segment
+
+_HALF: Any = 0.5
 
 
 def _schedule(*lengths: int) -> PolicySchedule:
@@ -44,6 +48,10 @@ def test_segments_keep_their_order_and_their_share_within_an_epoch(lengths: list
     ("make", "message"),
     [
         (lambda: PolicyEntry(op="Rotate", probability=11), r"probability of 'Rotate': got 11; must lie in 0\.\.10"),
+        (
+            lambda: PolicyEntry(op="Rotate", probability=_HALF),
+            r"probability of 'Rotate': got 0\.5; must lie in 0\.\.10 and be whole",
+        ),
         (lambda: PolicyEntry(op="Rotate", magnitude=10), r"magnitude of 'Rotate': got 10; must lie in 0\.\.9"),
         (lambda: Segment(epochs=0, policy=()), "epochs: got 0; must be at least 1"),
         (lambda: PolicySchedule(segments=()), "segments: got none; must be at least one"),

@@ -96,12 +96,24 @@ def _with_entry(entry: object) -> str:
             _with_entry({"op": "Rotate", "probability": 0.5, "magnitude": 1}),
             r"segments\[1\]\.policy\[0\]: got .*; must be an object of op, probability and magnitude",
         ),
+        (
+            _with_entry({"op": "Rotate", "probability": True, "magnitude": 1}),
+            r"segments\[1\]\.policy\[0\]: got .*; must be an object of op, probability and magnitude",
+        ),
+        (_with(segments=[{"epochs": True, "policy": []}]), r"segments\[0\]: must be an object of epochs"),
     ],
 )
 def test_a_damaged_file_is_refused_with_the_place(text: str, message: str, tmp_path: Path) -> None:
     (tmp_path / "schedule").write_text(text)
     with pytest.raises(AugmentError, match=message):
         read_policy_schedule(tmp_path / "schedule")
+
+
+def test_a_mark_that_editors_put_before_the_text_is_passed_over(tmp_path: Path) -> None:
+    path = tmp_path / "schedule.json"
+    write_policy_schedule(_ONE, path)
+    path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
+    assert read_policy_schedule(path) == _ONE
 
 
 def test_epochs_are_asked_for_only_where_the_file_lacks_them(tmp_path: Path) -> None:
@@ -191,6 +203,7 @@ def test_the_order_of_the_text_names_the_papers_ops() -> None:
         (_line("79", 5, 6, 0, 1).replace("'7'", "7"), r"log\.txt:2: must be a list of 6"),
         ("['7', '9', 5, 6, [1, 2], [1, 2]]", r"log\.txt:2: configuration: must be 60 whole numbers"),
         (repr(["7", "9", 5, 6, [0.5] * 60, [0] * 60]), r"log\.txt:2: configuration: must be 60 whole numbers"),
+        (repr(["7", "9", 5, 6, [True] * 60, [0] * 60]), r"log\.txt:2: configuration: must be 60 whole numbers"),
         (repr(["7", "9", 5, 6, [12] * 60, [0] * 60]), r"log\.txt:2: probability of 'Rotate': got 12"),
         (_line("79", 5, 4, 0, 1), r"log\.txt:2: epochs: got 4; must be at least 6"),
         (_line("79", 5, 21, 0, 1), r"log\.txt:2: epochs: got 20; must be at least 21"),
