@@ -1,8 +1,7 @@
 """The distributed population: Ray Tune's PopulationBasedTraining with the same explore."""
 
 import random
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -69,7 +68,7 @@ def run_ray(
     plan = plan_policies(config, initial)
     starts = make_starts(config, initial, read_checkpoints(folder))
     order = SearchOrder(config=config, make_trial=make_trial, plan=plan, starts=starts)
-    with _borrowed_random(), ray_cluster(config.ray):
+    with ray_cluster(config.ray):
         # Ray draws an exploited trial's parent from Python's global generator.
         random.seed(config.seed)
         _fit(order, folder, progress)
@@ -203,13 +202,3 @@ def _explorer(config: PolicySearchConfig, interval: int) -> Callable[[dict[str, 
         return {**trial_config, START: {**start, POLICY: policy_to_json(policy)}}
 
     return change
-
-
-@contextmanager
-def _borrowed_random() -> Iterator[None]:
-    """Give Python's global generator back as it was."""
-    before = random.getstate()
-    try:
-        yield
-    finally:
-        random.setstate(before)

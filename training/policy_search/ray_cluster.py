@@ -2,6 +2,7 @@
 
 import logging
 import os
+import random
 import shutil
 import sys
 import tempfile
@@ -28,6 +29,8 @@ _QUIET = {
 def ray_cluster(config: RayConfig) -> Iterator[None]:
     """Attach to a cluster, or start one for loopback only and end all its processes and files afterwards.
 
+    Python's global generator, which Ray draws from, is given back as it was.
+
     A connection that this process has already is used, and left as it is. NOTE: where ray was imported before, by
     others, a cluster that is started listens at the machine's own address too.
 
@@ -37,7 +40,7 @@ def ray_cluster(config: RayConfig) -> Iterator[None]:
     Raises:
         PolicySearchError: ray is not installed, or the cluster can't be reached or started.
     """
-    with _environment(_QUIET), _quiet_logger():
+    with _environment(_QUIET), _quiet_logger(), _borrowed_random():
         try:
             # Tune has needs of its own, which ray alone does not bring along.
             import ray
@@ -108,6 +111,15 @@ def _quiet_logger() -> Iterator[None]:
         yield
     finally:
         logger.setLevel(before)
+
+
+@contextmanager
+def _borrowed_random() -> Iterator[None]:
+    before = random.getstate()
+    try:
+        yield
+    finally:
+        random.setstate(before)
 
 
 @contextmanager
