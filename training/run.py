@@ -15,7 +15,7 @@ from cascade_serve.core.arrays import FloatArray
 from training.augment.augmentation import Augmentation, Moment
 from training.augment.build import make_augmentation
 from training.batches import BatchSource
-from training.data.device import hold_on_device
+from training.data.device import DeviceImages, hold_on_device
 from training.data.images import LabelledImages
 from training.data_schedule.build import make_data_schedule
 from training.data_schedule.protocol import EpochPlan
@@ -68,6 +68,7 @@ class TrainingRun:
         device: where, such as ``cpu`` or ``cuda``.
         scores_N: [N], just where the data schedule names a score: the highest are kept first.
         observers: hear of each trained batch.
+        held: ``data`` as they lie on the device already, where several runs share them; None copies them.
 
     Raises:
         DataError: there are no images, they have other channels than the normalisation, the device has no room for
@@ -84,6 +85,7 @@ class TrainingRun:
         device: str = "cpu",
         scores_N: FloatArray | None = None,
         observers: Sequence[BatchObserver] = (),
+        held: DeviceImages | None = None,
     ) -> None:
         _check(data, normalisation)
         self.device = torch.device(device)
@@ -94,7 +96,7 @@ class TrainingRun:
         self._normalisation = normalisation
         self._data = data
         self._source = BatchSource(
-            hold_on_device(data, self.device),
+            hold_on_device(data, self.device) if held is None else held,
             normalisation,
             batch_size=config.batch_size,
             channels_last=config.channels_last,

@@ -14,18 +14,20 @@ from model_zoo.registry import build_model
 from training.augment.build import policy_augmentation
 from training.augment.ops import Op, op_names, register_op
 from training.augment.policy import Policy
-from training.data.device import hold_on_device
+from training.data.device import DeviceImages, hold_on_device
 from training.data.images import LabelledImages
 from training.errors import DataError
 from training.inputs import Normalisation, normalise
-from training.loop_config import LoopConfig, Precision
+from training.loop_config import LoopConfig
 from training.policy_search.config import PolicySearchConfig
 from training.policy_search.trial import TrialReport
 from training.run import TrainingRun
+from training.steps import autocast_dtype
 
 _JUDGED_IMAGES = 500
 """Images that are judged together."""
-_DTYPES = {Precision.FP32: None, Precision.BF16: torch.bfloat16, Precision.FP16: torch.float16}
+_ON_DEVICE = {"_held", "_judge"}
+"""What each process makes for itself."""
 
 
 class Judge:
@@ -42,7 +44,7 @@ class Judge:
         self._held = hold_on_device(data, device)
         self._normalisation = normalisation
         self._format = torch.channels_last if loop.channels_last else torch.contiguous_format
-        self._dtype = _DTYPES[loop.precision]
+        self._dtype = autocast_dtype(loop.precision)
         self._flips = loop.flip_tta
 
     def __call__(self, model: nn.Module) -> float:
@@ -95,7 +97,7 @@ class ImageTrial:
 
 
 class ImageTrials:
-    """Makes the trials of a search; their validation images lie on the device once.
+    """Makes the trials of a search; the images lie on the device once for all of them.
 
     Args:
         config: of the search.
@@ -123,8 +125,13 @@ class ImageTrials:
         self._normalisation = normalisation
         self._device = device
         self._ops = ops
-        # All trials share the order of images, so that what tells them apart is their weights and policies.
+        # All trials share the order of images: what tells them apart is their weights and policies. A clone goes
+        # on with its parent's random numbers too, so that it differs by its policy, and not by its luck.
         self._loop = replace(config.loop, seed=config.seed)
+
+    @cached_property
+    def _held(self) -> DeviceImages:
+        return hold_on_device(self._train, self._device)
 
     @cached_property
     def _judge(self) -> Judge:
@@ -151,11 +158,13 @@ class ImageTrials:
         if built.preset.channels != channels:
             architecture, wanted = self._config.architecture, built.preset.channels
             raise DataError(f"images: got {channels} channels; must be {wanted}, which {architecture} takes")
-        run = TrainingRun(built.module, self._train, self._loop, self._normalisation, device=self._device)
+        run = TrainingRun(
+            built.module, self._train, self._loop, self._normalisation, device=self._device, held=self._held
+        )
         return ImageTrial(run, self._judge, self._normalisation)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {name: value for name, value in vars(self).items() if name != "_judge"}
+        return {name: value for name, value in vars(self).items() if name not in _ON_DEVICE}
 
     def __setstate__(self, state: Mapping[str, Any]) -> None:
         vars(self).update(state)
