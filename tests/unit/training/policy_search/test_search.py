@@ -1,7 +1,9 @@
 import copy
 import json
+import sys
 from dataclasses import replace
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import pytest
@@ -13,17 +15,19 @@ from training.augment.config import AugmentConfig
 from training.augment.ops import Op, get_op, op_names
 from training.augment.policy import PolicyEntry
 from training.augment.schedule_files import read_policy_schedule, read_schedule_file
+from training.data.device import DeviceImages, hold_on_device
 from training.data.digits import load_digits
 from training.data.images import LabelledImages
 from training.errors import DataError, PolicySearchError
-from training.evaluation import evaluate
+from training.evaluation import Tta, evaluate
 from training.inputs import Normalisation
 from training.loop_config import LoopConfig, Precision
 from training.lr import OneCycle
-from training.policy_search.config import PolicySearchConfig, RayConfig
+from training.policy_search.config import Backend, PolicySearchConfig, RayConfig
 from training.policy_search.history import IntervalRecord
 from training.policy_search.image_trial import ImageTrials, Judge, weights_seed
 from training.policy_search.lineage import last_records
+from training.policy_search.local import PARTIAL_FILE
 from training.policy_search.search import SearchResult, search_policy, search_population
 
 EPOCHS = 20
@@ -133,6 +137,39 @@ def test_a_folder_that_can_not_be_written_is_named(tmp_path: Path) -> None:
         _search(tmp_path / "file")
 
 
+def test_what_a_killed_process_left_is_swept_up_in_the_end(tmp_path: Path) -> None:
+    (tmp_path / PARTIAL_FILE).write_bytes(b"half a state")
+    _search(tmp_path)
+    assert not (tmp_path / PARTIAL_FILE).exists()
+
+
+def test_the_time_is_never_half_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def kill(*_: object) -> None:
+        raise _Killed
+
+    def hear(record: IntervalRecord) -> None:
+        if record.trial == 3:
+            monkeypatch.setattr("os.fsync", kill)
+
+    with pytest.raises(_Killed):
+        search_population(
+            CONFIG, AnalyticTrials(EPOCHS), zero_policy(), tmp_path, identity={"data": "some"}, progress=hear
+        )
+    monkeypatch.undo()
+    before = float((tmp_path / "elapsed.json").read_text())
+    assert _search(tmp_path).seconds > before > 0
+
+
+@pytest.mark.parametrize("absent", ["ray", "ray.tune"])
+def test_ray_that_is_not_installed_is_named_with_its_extra(
+    absent: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "ray", None if absent == "ray" else ModuleType("ray"))
+    monkeypatch.setitem(sys.modules, absent, None)
+    with pytest.raises(PolicySearchError, match=r"backend: got 'ray', which is not .*; install cascade-serve\[ray\]"):
+        _search(tmp_path, replace(CONFIG, backend=Backend.RAY))
+
+
 def test_common_images_are_refused(tmp_path: Path) -> None:
     train, validation = _digits()
     mixed = validation.take(np.arange(3))
@@ -186,6 +223,24 @@ def test_a_clone_goes_on_like_its_parent() -> None:
     assert (weights[0] == weights[1]).all()
 
 
+def test_trials_share_the_images_on_the_device_and_leave_them_as_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    copies: list[int] = []
+
+    def count(data: LabelledImages, device: str) -> DeviceImages:
+        copies.append(len(data))
+        return hold_on_device(data, device)
+
+    monkeypatch.setattr("training.policy_search.image_trial.hold_on_device", count)
+    train, validation = _digits()
+    trials = ImageTrials(DIGITS, train, validation, NORMALISATION, device="cpu", ops=())
+    policy = tuple(PolicyEntry(op=name, probability=10, magnitude=9) for name in op_names())
+    for number in range(3):
+        trials(number).advance(1, policy)
+    assert sorted(copies) == [len(validation), len(train)]
+    held = trials._held.images_NCHW.permute(0, 2, 3, 1).numpy()
+    assert (held == train.images_BHWC).all()
+
+
 def test_images_that_are_not_square_are_refused() -> None:
     train, validation = _digits()
     cut = replace(train, images_BHWC=train.images_BHWC[:, :6])
@@ -214,8 +269,8 @@ def test_a_trial_is_judged_as_evaluation_does() -> None:
     for loop in (DIGITS.loop, replace(DIGITS.loop, channels_last=True)):
         judge = Judge(validation, NORMALISATION, loop, "cpu")
         assert judge(model) == evaluate(model, validation, NORMALISATION).top1
-    flipped = Judge(train, NORMALISATION, replace(DIGITS.loop, flip_tta=True), "cpu")
-    assert flipped(model) == evaluate(model, train, NORMALISATION, flip_tta=True).top1
+    flipped = Judge(train, NORMALISATION, replace(DIGITS.loop, tta=Tta.FLIP), "cpu")
+    assert flipped(model) == evaluate(model, train, NORMALISATION, tta=Tta.FLIP).top1
 
 
 @pytest.mark.gpu
