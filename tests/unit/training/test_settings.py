@@ -158,6 +158,15 @@ def test_any_configuration_comes_back(epochs: int, peak_lr: float, clip: float |
             Step(fraction=1.0, fixed=True),
         ),
         (
+            # The first kind's fields are gone with it.
+            [
+                'members.0.loop.schedule={"kind": "step", "fraction": 1, "fixed": true}',
+                "members.0.loop.schedule.kind=cut",
+            ],
+            lambda run: run.members[0].loop.schedule,
+            Cut(),
+        ),
+        (
             ["members.0.loop.tagged.kind=cut", "members.0.loop.tagged.cuts=4"],
             lambda run: run.members[0].loop.tagged,
             Cut(cuts=4),

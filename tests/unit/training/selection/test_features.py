@@ -28,6 +28,13 @@ def test_features_are_the_input_of_the_last_linear_layer() -> None:
     assert features.dtype == np.float32
 
 
+def test_features_of_several_dimensions_are_flattened() -> None:
+    # The layer sees an image as one row of two numbers, and so as [B, 1, 2].
+    model = nn.Sequential(nn.Flatten(2), nn.Linear(2, 2), nn.Flatten())
+    features = extract_features(model, pixel_images([[0, 255], [51, 102]]), NORMALISATION)
+    assert features == pytest.approx(np.array([[0, 1], [0.2, 0.4]]), abs=1e-6)
+
+
 def test_mode_hooks_and_labels_are_left_alone() -> None:
     model = nn.Sequential(nn.Flatten(), nn.Dropout(0.9), nn.Linear(3, 3), nn.Dropout(0.9), nn.Linear(3, 3))
     model.train()
