@@ -2,10 +2,12 @@
 
 import copy
 import math
+from itertools import chain
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 
 class WeightAverage:
@@ -22,7 +24,7 @@ class WeightAverage:
     as the first update copies the weights.
 
     Args:
-        model: that is trained; its tensors are read, and with ``is_lookahead`` written, in place.
+        model: that is trained, where it is to stay; its tensors are read, and with ``is_lookahead`` written, in place.
         decay: a step's, in [0, 1).
         every: steps from one update to the next, at least 1.
         is_lookahead: write the average back.
@@ -42,7 +44,8 @@ class WeightAverage:
         self._is_lookahead = is_lookahead
         self._steps = 0
         self._updates = 0
-        self._average = {name: tensor.detach().clone() for name, tensor in _averaged(model).items()}
+        self._trained = _averaged(model)
+        self._average = {name: tensor.detach().clone() for name, tensor in self._trained.items()}
 
     @torch.no_grad()
     def update(self, position: float = 1.0) -> None:
@@ -56,11 +59,14 @@ class WeightAverage:
             return
         self._updates += 1
         share = self._share(position)
-        for name, tensor in _averaged(self._model).items():
-            # A share of 1 must copy, to the bit.
-            self._average[name].copy_(tensor) if share == 1 else self._average[name].lerp_(tensor, share)
-            if self._is_lookahead:
-                tensor.copy_(self._average[name])
+        average, trained = list(self._average.values()), list(self._trained.values())
+        if share == 1:
+            _copy(trained, average)
+        else:
+            # All tensors in a few calls; of its count of updates this function makes no use.
+            get_ema_multi_avg_fn(1 - share)(average, trained, 0)
+        if self._is_lookahead:
+            _copy(average, trained)
 
     def averaged_model(self) -> nn.Module:
         """Copy the model with averaged weights, in evaluation mode; before the first update with its first weights."""
@@ -98,5 +104,12 @@ class WeightAverage:
 
 
 def _averaged(model: nn.Module) -> dict[str, Tensor]:
-    """Name the tensors that are averaged, sharing their memory."""
-    return {name: tensor for name, tensor in model.state_dict().items() if tensor.is_floating_point()}
+    """Name the tensors that are averaged: the model's own parameters and floating-point buffers."""
+    kept = model.state_dict()
+    named = chain(model.named_parameters(), model.named_buffers())
+    return {name: tensor for name, tensor in named if name in kept and tensor.is_floating_point()}
+
+
+def _copy(source: list[Tensor], target: list[Tensor]) -> None:
+    for given, taken in zip(source, target, strict=True):
+        taken.copy_(given)

@@ -232,11 +232,11 @@ def _plain(name: OptimizerName, groups: list[Group], config: OptimConfig) -> Opt
     betas = (config.momentum, config.beta2)
     match name:
         case OptimizerName.SGD:
-            return torch.optim.SGD(groups, lr=0.0, momentum=config.momentum, nesterov=config.nesterov)
+            return torch.optim.SGD(groups, lr=0.0, momentum=config.momentum, nesterov=config.nesterov, fused=True)
         case OptimizerName.ADAM:
-            return torch.optim.Adam(groups, lr=0.0, betas=betas, eps=config.epsilon)
+            return torch.optim.Adam(groups, lr=0.0, betas=betas, eps=config.epsilon, fused=True)
         case OptimizerName.ADAMW:
-            return torch.optim.AdamW(groups, lr=0.0, betas=betas, eps=config.epsilon)
+            return torch.optim.AdamW(groups, lr=0.0, betas=betas, eps=config.epsilon, fused=True)
         case OptimizerName.MUON:
             raise AssertionError("Muon trains filters only")
         case _:
