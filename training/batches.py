@@ -1,16 +1,15 @@
 """From an epoch's plan to its batches: rows are gathered and augmented some thousand at a time, then normalised."""
 # Shapes: E rows of an epoch, B rows of a batch, C channels, H height, W width.
 
-import math
 from collections.abc import Callable, Iterator, Sequence
-from itertools import pairwise
+from itertools import accumulate, pairwise
 
 import torch
 from torch import Tensor
 
 from training.data.device import DeviceImages
 from training.data_schedule.protocol import EpochPlan
-from training.inputs import Normalisation
+from training.inputs import Normalisation, Normaliser
 from training.steps import Batch
 from training.tally import Stopwatch
 
@@ -38,10 +37,8 @@ class BatchSource:
     ) -> None:
         self._data = data
         self._batch_size = batch_size
-        self._format = torch.channels_last if channels_last else torch.contiguous_format
-        # Made once: a constant made on a GPU waits for it.
-        self._mean_C11 = torch.tensor(normalisation.mean, device=data.device)[:, None, None]
-        self._std_C11 = torch.tensor(normalisation.std, device=data.device)[:, None, None]
+        memory_format = torch.channels_last if channels_last else torch.contiguous_format
+        self._normalise = Normaliser(normalisation, data.device, memory_format)
 
     def batches(self, plan: EpochPlan, augment: Augment, watch: Stopwatch) -> Iterator[Batch]:
         """Give an epoch's batches in the order of its plan.
@@ -71,27 +68,32 @@ class BatchSource:
                     weights_B=None if weights_E is None else weights_E[first:last],
                 )
 
-    def _normalise(self, images_BCHW: Tensor) -> Tensor:
-        """Do what ``training.inputs.normalise`` does, to the bit."""
-        inputs_BCHW = images_BCHW.to(torch.float32, memory_format=self._format)
-        return inputs_BCHW.div_(255).sub_(self._mean_C11).div_(self._std_C11)
-
 
 def cut_batches(num_rows: int, batch_size: int) -> tuple[tuple[int, int], ...]:
-    """Cut rows into as few batches as ``batch_size`` allows, of equal size up to one row.
+    """Cut rows into batches of ``batch_size``; where some are left over, the last two share theirs and these.
 
-    A small last batch would give batch normalisation poor statistics, or none at all of a single image.
+    A small last batch would give batch normalisation poor statistics, or none at all of a single image; the last two
+    have at least half of the rows. All others have the same size, whatever a data schedule makes of an epoch's length:
+    a GPU looks for its fastest algorithms, and a compiler works, once for each size.
+
+    Args:
+        num_rows: at least 1.
+        batch_size: at least 1.
 
     Returns:
         first row and one past the last, of each batch.
     """
-    count = math.ceil(num_rows / batch_size)
-    return tuple(pairwise(batch * num_rows // count for batch in range(count + 1)))
+    whole, rest = divmod(num_rows, batch_size)
+    sizes = [batch_size] * whole
+    if rest:
+        shared = rest + (sizes.pop() if sizes else 0)
+        sizes += [shared - shared // 2, shared // 2] if whole else [shared]
+    return tuple(pairwise(accumulate(sizes, initial=0)))
 
 
 def _chunks(cuts: Sequence[tuple[int, int]], image_bytes: int) -> Iterator[Sequence[tuple[int, int]]]:
     """Group batches into chunks of some thousand images, at least one batch each."""
-    largest = cuts[0][1] - cuts[0][0] + 1
+    largest = cuts[0][1] - cuts[0][0]
     rows = min(_CHUNK_ROWS, _CHUNK_BYTES // image_bytes)
     batches = max(1, rows // largest)
     for start in range(0, len(cuts), batches):
