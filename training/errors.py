@@ -53,25 +53,42 @@ class DivergedError(TrainingError):
         step: the first step, counted from 1, whose loss was not finite.
         epoch: its epoch, counted from 1.
         loss: what it was.
-        peak_lr: the largest learning rate of the run's schedule.
+        peak_lr: the largest learning rate of the schedule behind it.
+        is_proxys: the loss is that of the proxy that filters batches.
         checkpoint: the last good one; None is none, or not known here.
     """
 
-    def __init__(self, *, step: int, epoch: int, loss: float, peak_lr: float, checkpoint: Path | None = None) -> None:
+    def __init__(
+        self,
+        *,
+        step: int,
+        epoch: int,
+        loss: float,
+        peak_lr: float,
+        is_proxys: bool = False,
+        checkpoint: Path | None = None,
+    ) -> None:
         kept = "" if checkpoint is None else f"; the last good checkpoint is {checkpoint}"
+        whose, rate = ("proxy_filter's loss", "proxy_filter.lr's peak_lr") if is_proxys else ("loss", "peak_lr")
         super().__init__(
-            f"step {step} (epoch {epoch}): loss: got {loss}; must be finite; try a peak_lr below {peak_lr:g}{kept}"
+            f"step {step} (epoch {epoch}): {whose}: got {loss}; must be finite; try a {rate} below {peak_lr:g}{kept}"
         )
         self.step = step
         self.epoch = epoch
         self.loss = loss
         self.peak_lr = peak_lr
+        self.is_proxys = is_proxys
         self.checkpoint = checkpoint
 
     def with_checkpoint(self, checkpoint: Path) -> "DivergedError":
         """Give the same error with the last good checkpoint named."""
         return DivergedError(
-            step=self.step, epoch=self.epoch, loss=self.loss, peak_lr=self.peak_lr, checkpoint=checkpoint
+            step=self.step,
+            epoch=self.epoch,
+            loss=self.loss,
+            peak_lr=self.peak_lr,
+            is_proxys=self.is_proxys,
+            checkpoint=checkpoint,
         )
 
 

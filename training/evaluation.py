@@ -1,15 +1,30 @@
 """How good a trained model is on images that it has not seen."""
-# Shapes: B rows, K classes.
+# Shapes: B rows, C channels, H height, W width, K classes.
 
 from dataclasses import dataclass
+from enum import StrEnum
+from typing import assert_never
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.nn import functional
 
 from cascade_serve.core.arrays import FloatArray
 from cascade_serve.core.interval import wilson_interval
 from training.data.images import LabelledImages
-from training.inputs import Normalisation, normalise, to_device
+from training.inputs import Normalisation, Normaliser, to_device
+
+
+class Tta(StrEnum):
+    """Test-time augmentation: views of an image whose logits are averaged. The exported graph does not do this."""
+
+    NONE = "none"
+    """The image alone."""
+    FLIP = "flip"
+    """The image and its mirror image, as in Page's DAWNBench entry."""
+    TRANSLATE = "translate"
+    """Six views, as in airbench (Jordan, arXiv 2404.00498): half the weight is that of the image and its mirror image,
+    the other half theirs moved by one pixel down and right, and up and left, edges reflected."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -36,7 +51,7 @@ def evaluate(
     *,
     batch_size: int = 256,
     device: str = "cpu",
-    flip_tta: bool = False,
+    tta: Tta = Tta.NONE,
 ) -> Evaluation:
     """Measure a model's accuracy; its mode (training or not) is left as it was.
 
@@ -46,12 +61,12 @@ def evaluate(
         normalisation: of the pixels, as trained.
         batch_size: images at a time.
         device: where the model lies.
-        flip_tta: as for :func:`predict`.
+        tta: views that are averaged.
 
     Returns:
         accuracy and its interval.
     """
-    logits_BK = predict(model, data, normalisation, batch_size=batch_size, device=device, flip_tta=flip_tta)
+    logits_BK = predict(model, data, normalisation, batch_size=batch_size, device=device, tta=tta)
     num_correct = int((logits_BK.argmax(axis=1) == data.labels_B).sum())
     return Evaluation(
         n=len(data),
@@ -68,7 +83,7 @@ def predict(
     *,
     batch_size: int = 256,
     device: str = "cpu",
-    flip_tta: bool = False,
+    tta: Tta = Tta.NONE,
 ) -> FloatArray:
     """Give a model's logits for all images, in float32 whatever it was trained in.
 
@@ -79,22 +94,48 @@ def predict(
         normalisation: of the pixels, as trained.
         batch_size: images at a time.
         device: where.
-        flip_tta: an image's logits are the mean of its own and its mirror image's (test-time augmentation, as in Page's
-            DAWNBench entry). The exported graph does not do this.
+        tta: views that are averaged.
 
     Returns:
         float32 [B, K].
     """
     was_training = model.training
     model.to(device).eval()
-    parts = []
-    for start in range(0, len(data), batch_size):
-        inputs_BCHW = normalise(to_device(data.images_BHWC[start : start + batch_size], device), normalisation)
-        with torch.inference_mode(), torch.autocast(torch.device(device).type, enabled=False):
-            logits_BK = model(inputs_BCHW)
-            if flip_tta:
-                logits_BK = (logits_BK + model(inputs_BCHW.flip(3))) / 2
-        parts.append(logits_BK)
+    normalise = Normaliser(normalisation, device)
+    with torch.inference_mode(), torch.autocast(torch.device(device).type, enabled=False):
+        parts = [
+            view_logits(model, normalise(to_device(data.images_BHWC[start : start + batch_size], device)), tta)
+            for start in range(0, len(data), batch_size)
+        ]
     model.train(was_training)
     gathered_BK: FloatArray = torch.cat(parts).float().cpu().numpy()
     return gathered_BK
+
+
+def view_logits(model: nn.Module, inputs_BCHW: Tensor, tta: Tta) -> Tensor:
+    """Average a model's logits over views of each image.
+
+    Args:
+        model: in evaluation mode, on the images' device.
+        inputs_BCHW: float, normalised.
+        tta: which views; ``translate`` needs at least 2 pixels a side.
+
+    Returns:
+        logits [B, K].
+    """
+    match tta:
+        case Tta.NONE:
+            logits_BK: Tensor = model(inputs_BCHW)
+            return logits_BK
+        case Tta.FLIP:
+            return (view_logits(model, inputs_BCHW, Tta.NONE) + view_logits(model, inputs_BCHW.flip(3), Tta.NONE)) / 2
+        case Tta.TRANSLATE:
+            padded_BCHW = functional.pad(inputs_BCHW, (1, 1, 1, 1), mode="reflect")
+            height, width = inputs_BCHW.shape[2:]
+            # Without a copy, some networks would see other strides than of the image itself.
+            down_BCHW = padded_BCHW[:, :, :height, :width].contiguous()
+            up_BCHW = padded_BCHW[:, :, 2:, 2:].contiguous()
+            moved_BK = view_logits(model, down_BCHW, Tta.FLIP) + view_logits(model, up_BCHW, Tta.FLIP)
+            return view_logits(model, inputs_BCHW, Tta.FLIP) / 2 + moved_BK / 4
+        case _:
+            assert_never(tta)

@@ -8,6 +8,7 @@ from typing import Self
 
 from training.checkpoint import Checkpoint, read_checkpoint, write_checkpoint
 from training.energy import Energy, EnergyMeter
+from training.errors import CheckpointError
 from training.logs import EpochLog, TensorboardLog, dawnbench_log, json_log
 from training.reports import EpochReport, TrainingResult
 from training.run import TrainingRun
@@ -67,7 +68,10 @@ class Journal:
     def _resume(self) -> None:
         checkpoint = None if self._checkpoint is None else read_checkpoint(self._checkpoint)
         if checkpoint is not None:
-            self._run.load_state_dict(checkpoint.run)
+            try:
+                self._run.load_state_dict(checkpoint.run)
+            except CheckpointError as error:
+                raise CheckpointError(f"{self._checkpoint}: {error}") from error
             self._reports = list(checkpoint.reports)
             self._energy_before = checkpoint.energy
 

@@ -107,7 +107,5 @@ def _run_epoch(run: TrainingRun, journal: Journal) -> EpochReport:
 def _validated(
     run: TrainingRun, report: EpochReport, validation: LabelledImages, normalisation: Normalisation
 ) -> EpochReport:
-    found = evaluate(
-        run.averaged_model(), validation, normalisation, device=str(run.device), flip_tta=run.config.flip_tta
-    )
+    found = evaluate(run.averaged_model(), validation, normalisation, device=str(run.device), tta=run.config.tta)
     return replace(report, validation_accuracy=found.top1)

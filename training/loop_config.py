@@ -5,6 +5,7 @@ from enum import StrEnum
 
 from training.augment.config import AugmentConfig
 from training.data_schedule.config import AllData, DataScheduleConfig
+from training.evaluation import Tta
 from training.lr import LrConfig, OneCycle
 from training.optim import OptimConfig
 from training.proxy_filter import ProxyFilterConfig
@@ -27,9 +28,8 @@ class LoopConfig:
 
     Attributes:
         epochs: planned; an epoch is what the data schedule says.
-        batch_size: images a step at most: an epoch is cut into as few batches as that allows, of equal size up to one
-            image. None is dropped, and none is left over as a small batch. With a proxy filter, the images that it
-            chooses from.
+        batch_size: images a step. Where an epoch's number is no multiple, its last two batches share what is left:
+            none is dropped, and none has less than half. With a proxy filter, the images that it chooses from.
         optim: optimiser.
         lr: learning rate over the planned number of examples.
         augment: what is done to the images at random.
@@ -41,10 +41,11 @@ class LoopConfig:
         ema_lookahead: the average also becomes the model's weights at each update, and its decay grows with the run
             (Zhang et al., arXiv 1907.08610, as airbench has it).
         proxy_filter: a proxy that sees each batch first, and leaves the hardest of it to the model; None leaves all.
-        flip_tta: validation averages an image's and its mirror image's logits.
+        tta: views of an image whose logits validation averages.
         precision: of convolutions and matrix products.
         channels_last: images and filters lie in memory with the channels last, which tensor cores want.
-        compile: through ``torch.compile``; the first steps then take much longer.
+        compile: through ``torch.compile``; the first step then takes much longer. Batches that are not full are not
+            compiled, as each size would be compiled anew.
         seed: of shuffling, augmentation and dropout.
     """
 
@@ -60,7 +61,7 @@ class LoopConfig:
     ema_every: int = 1
     ema_lookahead: bool = False
     proxy_filter: ProxyFilterConfig | None = None
-    flip_tta: bool = False
+    tta: Tta = Tta.NONE
     precision: Precision = Precision.FP32
     channels_last: bool = False
     compile: bool = False
@@ -78,3 +79,8 @@ class LoopConfig:
             raise ValueError(f"ema_decay: got {self.ema_decay}; must be at least 0 and under 1")
         if self.ema_lookahead and self.ema_decay is None:
             raise ValueError("ema_decay: got none; ema_lookahead must have one")
+
+    @property
+    def rows_per_step(self) -> int:
+        """Images of a full batch that the model is trained on."""
+        return self.batch_size if self.proxy_filter is None else self.proxy_filter.num_kept(self.batch_size)

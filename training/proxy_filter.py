@@ -23,6 +23,9 @@ from training.lr import LrConfig, OneCycle
 from training.optim import OptimConfig, make_optimizer, schedule_lr
 from training.whitening import apply_whitening
 
+# The number of a batch that there is not.
+_NEVER = 1 << 62
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ProxyFilterConfig:
@@ -64,11 +67,16 @@ class ProxyFilterConfig:
         if not 0 <= self.label_smoothing < 1:
             raise ValueError(f"label_smoothing: got {self.label_smoothing}; must be at least 0 and under 1")
 
+    def num_kept(self, rows: int) -> int:
+        """Tell how many of so many rows are kept: the share, rounded, and at least one."""
+        return max(1, round(rows * self.keep_share))
+
 
 class ProxyFilter:
     """Chooses the hardest rows of each batch, and trains its proxy on them meanwhile.
 
     Attributes:
+        config: which proxy.
         proxy: the model that chooses, on the device.
         evaluations: single images that the proxy was trained on; apart from the target's.
         scored: single images that it looked at.
@@ -112,18 +120,14 @@ class ProxyFilter:
         if channels_last:
             self.proxy.to(memory_format=torch.channels_last)
         self.proxy.train()
-        self._config = config
+        self.config = config
         self._optimizer = make_optimizer(self.proxy, config.optim)
         self._dtype = autocast_dtype
         self._scaler = torch.amp.GradScaler(self._device.type, enabled=autocast_dtype is torch.float16)
-        self._is_finite = torch.tensor(data=True, device=self._device)
+        self._broken = torch.tensor(_NEVER, device=self._device)
         self._batches = 0
         self.evaluations = 0
         self.scored = 0
-
-    def num_kept(self, rows: int) -> int:
-        """Tell how many of so many rows are kept: the share, rounded, and at least one."""
-        return max(1, round(rows * self._config.keep_share))
 
     def keep(self, images_BCHW: Tensor, labels_B: Tensor, position: float) -> Tensor:
         """Choose the rows on which the proxy's loss is highest; at every so many batches it then learns from them.
@@ -134,15 +138,15 @@ class ProxyFilter:
             position: share of the run that is done, as for :func:`training.lr.lr_at`.
 
         Returns:
-            int64 [R] on the device, R = ``num_kept(B)``: places in the batch, growing.
+            int64 [R] on the device, R = ``config.num_kept(B)``: places in the batch, growing.
         """
-        is_trained = self._batches % self._config.train_every == 0
+        is_trained = self._batches % self.config.train_every == 0
         self._batches += 1
         self.scored += len(labels_B)
         with torch.set_grad_enabled(is_trained):
             losses_B = self._losses(images_BCHW, labels_B)
-        self._is_finite &= losses_B.detach().isfinite().all()
-        rows_R = losses_B.detach().topk(self.num_kept(len(labels_B))).indices.sort().values
+        self._broken.clamp_(max=torch.where(losses_B.detach().isfinite().all(), _NEVER, self._batches))
+        rows_R = losses_B.detach().topk(self.config.num_kept(len(labels_B))).indices.sort().values
         if is_trained:
             self._learn(losses_B[rows_R], position)
         return rows_R
@@ -151,20 +155,24 @@ class ProxyFilter:
         with torch.autocast(self._device.type, dtype=self._dtype, enabled=self._dtype is not None):
             logits_BK = self.proxy(images_BCHW)
         return functional.cross_entropy(
-            logits_BK.float(), labels_B, reduction="none", label_smoothing=self._config.label_smoothing
+            logits_BK.float(), labels_B, reduction="none", label_smoothing=self.config.label_smoothing
         )
 
     def _learn(self, losses_R: Tensor, position: float) -> None:
         self.evaluations += len(losses_R)
-        schedule_lr(self._optimizer, self._config.lr, position)
+        schedule_lr(self._optimizer, self.config.lr, position)
         self._optimizer.zero_grad()
         self._scaler.scale(losses_R.mean()).backward()
         self._scaler.step(self._optimizer)
         self._scaler.update()
 
-    def has_diverged(self) -> bool:
-        """Tell whether a loss of the proxy was not finite so far; this waits for the device."""
-        return not bool(self._is_finite)
+    def find_broken(self) -> int | None:
+        """Give the first batch, counted from 1 over the whole run, with a loss that was not finite; None is none yet.
+
+        This waits for the device.
+        """
+        broken = int(self._broken)
+        return None if broken == _NEVER else broken
 
     def state_dict(self) -> dict[str, Any]:
         """Give what :meth:`load_state_dict` takes up to the bit; tensors are shared, not copied."""
@@ -185,6 +193,7 @@ class ProxyFilter:
         self._batches, self.evaluations, self.scored = (
             int(state[name]) for name in ("batches", "evaluations", "scored")
         )
+        self._broken.fill_(_NEVER)
 
 
 def _freeze_whitening_bias(model: nn.Module) -> None:

@@ -2,6 +2,7 @@
 # Shapes: N training images, B rows of a batch, C channels, H height, W width.
 
 import copy
+import math
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, fields
@@ -96,7 +97,7 @@ class TrainingRun:
         self._normalisation = normalisation
         self._data = data
         self._source = BatchSource(
-            hold_on_device(data, self.device) if held is None else held,
+            _held_images(held, data, self.device),
             normalisation,
             batch_size=config.batch_size,
             channels_last=config.channels_last,
@@ -133,7 +134,7 @@ class TrainingRun:
         if self.epoch >= self.config.epochs:
             raise ValueError(f"epoch: got {self.epoch + 1}; must be at most {self.config.epochs}, those planned")
         tally = EpochTally()
-        with self._randomness.in_force(), _fast_convolutions(self.device):
+        with self._randomness.in_force():
             self._train(augmentation or self._augmentation, tally)
         self._check_losses(tally)
         self._totals.add(tally, self.device)
@@ -150,8 +151,9 @@ class TrainingRun:
             plan = self._schedule.plan_epoch(self.epoch, self._randomness.order)
         for batch in self._source.batches(plan, augment, tally.input_watch):
             position = self._position(plan, tally.presented + len(batch) / 2)
-            kept = self._filter_batch(batch, position)
-            outcome = self._step(kept, position)
+            with self._fast_convolutions(len(batch)):
+                kept = self._filter_batch(batch, position)
+                outcome = self._step(kept, position)
             self._schedule.observe(kept.rows_B, outcome.losses_B)
             for observer in self._observers:
                 observer.observe(kept.ids_B, outcome.losses_B, outcome.correct_B)
@@ -168,6 +170,25 @@ class TrainingRun:
                 loss=loss,
                 peak_lr=self.config.lr.largest_lr,
             )
+        if self._filter is not None and (batch := self._filter.find_broken()) is not None:
+            raise DivergedError(
+                step=batch,
+                epoch=self.epoch + 1,
+                loss=math.nan,
+                peak_lr=self._filter.config.lr.largest_lr,
+                is_proxys=True,
+            )
+
+    def _fast_convolutions(self, rows: int) -> AbstractContextManager[None]:
+        """Let a GPU try which of its algorithms is the fastest for full batches; trying takes long, size by size."""
+        if self.device.type != "cuda":
+            return nullcontext()
+        return torch.backends.cudnn.flags(
+            enabled=torch.backends.cudnn.enabled,
+            benchmark=rows == self.config.batch_size,
+            deterministic=torch.backends.cudnn.deterministic,
+            allow_tf32=torch.backends.cudnn.allow_tf32,
+        )
 
     def _make_filter(self) -> ProxyFilter | None:
         if self.config.proxy_filter is None:
@@ -226,7 +247,7 @@ class TrainingRun:
         """Take up a snapshot; the snapshot itself is not changed by what follows.
 
         Raises:
-            CheckpointError: it is of another configuration, normalisation or data, or of other observers.
+            CheckpointError: it is of another model, configuration, normalisation or data, or of other observers.
         """
         self._check_identity(state["identity"])
         # Optimisers keep the very tensors that they are given.
@@ -247,6 +268,7 @@ class TrainingRun:
         """Tell what a state belongs to, field by field."""
         return {
             **{entry.name: repr(getattr(self.config, entry.name)) for entry in fields(self.config)},
+            "model": f"{type(self.model).__name__} of {sum(map(Tensor.numel, self.model.parameters()))} parameters",
             "normalisation": repr(self._normalisation),
             "data_sha256": self._data.sha256,
             "observers": repr([type(observer).__name__ for observer in self._observers]),
@@ -256,7 +278,9 @@ class TrainingRun:
         for name, ours in self._identity.items():
             if other.get(name) != ours:
                 raise CheckpointError(
-                    f"{name}: got {other.get(name)} in the checkpoint; must be {ours}, as in this run"
+                    f"{name}: got {other.get(name)} in the checkpoint; must be {ours}, as in this run; the checkpoint "
+                    "was written under other settings, or by a version whose settings had other fields: go back to "
+                    "those, or remove it to start anew"
                 )
 
 
@@ -278,13 +302,11 @@ def _check(data: LabelledImages, normalisation: Normalisation) -> None:
         raise DataError(f"images: got {list(data.images_BHWC.shape)}; must be at least one, with {channels} channels")
 
 
-def _fast_convolutions(device: torch.device) -> AbstractContextManager[None]:
-    """Let a GPU try which of its algorithms is the fastest for each of the few batch sizes."""
-    if device.type != "cuda":
-        return nullcontext()
-    return torch.backends.cudnn.flags(
-        enabled=torch.backends.cudnn.enabled,
-        benchmark=True,
-        deterministic=torch.backends.cudnn.deterministic,
-        allow_tf32=torch.backends.cudnn.allow_tf32,
-    )
+def _held_images(held: DeviceImages | None, data: LabelledImages, device: torch.device) -> DeviceImages:
+    if held is None:
+        return hold_on_device(data, device)
+    # With its index, which "cuda" lacks.
+    there = torch.empty(0, device=device).device
+    if held.device != there or len(held) != len(data):
+        raise DataError(f"held: got {len(held)} images on {held.device}; must be {len(data)} on {there}")
+    return held

@@ -79,7 +79,7 @@ class Stepper:
         if config.channels_last:
             model.to(memory_format=torch.channels_last)
         # The compiled module shares the weights; evaluation and export keep to the plain one.
-        self._forward = torch.compile(model) if config.compile else model
+        self._full_forward = torch.compile(model, dynamic=False) if config.compile else model
         self._optimizer = make_optimizer(model, config.optim)
         self._parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
         self._scaler = torch.amp.GradScaler(device.type, enabled=config.precision is Precision.FP16)
@@ -106,7 +106,8 @@ class Stepper:
         """Give float32 logits [B, K]."""
         dtype = autocast_dtype(self._config.precision)
         with torch.autocast(self._device.type, dtype=dtype, enabled=dtype is not None):
-            logits_BK: Tensor = self._forward(inputs_BCHW)
+            is_full = len(inputs_BCHW) == self._config.rows_per_step
+            logits_BK: Tensor = (self._full_forward if is_full else self._model)(inputs_BCHW)
         return logits_BK.float()
 
     def _descend(self, losses_B: Tensor) -> None:

@@ -20,6 +20,7 @@ from pydantic import JsonValue
 from benchmarks.training.experiment import EVIDENCE, OPEN, Arm, Experiment, Figures, arguments, run_experiment
 from benchmarks.training.tasks import Setting, add_setting, read_setting, train_and_judge
 from training.augment.config import AugmentConfig, Flip
+from training.evaluation import Tta
 from training.loop_config import LoopConfig, Precision
 from training.lr import Constant, MultiStep, StepDecay, triangular
 from training.members import MemberConfig
@@ -67,7 +68,7 @@ def tricks(width: int, epochs: int, batch_size: int, device: str) -> list[_Rung]
     add("frozen norm scales", frozen, optim=OptimConfig(norm_bias_lr_factor=64, decay_all=True))
     add("whitened input, rate 1.0", {"whitening": True}, lr=triangular(1.0 * scale))
     add("average of the weights", ema_decay=0.99, ema_every=5)
-    add("mirror at test", flip_tta=True)
+    add("mirror at test", tta=Tta.FLIP)
     if is_cuda:
         add("torch.compile", compile=True)
     return rungs
@@ -120,7 +121,7 @@ def _recipes_experiment(setting: Setting, width: int) -> Experiment:
 
 
 def airbench_loop(*, epochs: int, device: str) -> LoopConfig:
-    """Give the way of airbench94_muon: Muon on filters, alternating flip, two-pixel crops, rate falling to nothing."""
+    """Give the way of airbench94_muon: Muon on filters, alternating flip, two-pixel crops, six views at test."""
     is_cuda = device.startswith("cuda")
     batch_size = 2000 if is_cuda else 250
     optim, lr = airbench_muon(batch_size=batch_size, epochs=epochs)
@@ -131,7 +132,7 @@ def airbench_loop(*, epochs: int, device: str) -> LoopConfig:
         lr=lr,
         augment=AugmentConfig(pad_px=2, flip=Flip.ALTERNATING),
         label_smoothing=0.2,
-        flip_tta=True,
+        tta=Tta.TRANSLATE,
         precision=Precision.BF16 if is_cuda else Precision.FP32,
         channels_last=True,
     )

@@ -169,7 +169,7 @@ def train_and_judge(
     config = replace(model or setting.model, loop=loop)
     data = task.train if train is None else train
     member = train_member(config, data, task.normalisation, device=setting.device, observers=observers)
-    found = evaluate(member.model, task.test, task.normalisation, device=setting.device, flip_tta=loop.flip_tta)
+    found = evaluate(member.model, task.test, task.normalisation, device=setting.device, tta=loop.tta)
     return member, {
         "accuracy %": 100 * found.top1,
         "evaluations": member.result.evaluations,

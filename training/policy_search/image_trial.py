@@ -17,6 +17,7 @@ from training.augment.policy import Policy
 from training.data.device import DeviceImages, hold_on_device
 from training.data.images import LabelledImages
 from training.errors import DataError
+from training.evaluation import view_logits
 from training.inputs import Normalisation, normalise
 from training.loop_config import LoopConfig
 from training.policy_search.config import PolicySearchConfig
@@ -36,7 +37,7 @@ class Judge:
     Args:
         data: the images.
         normalisation: of the pixels, as trained.
-        loop: its precision, memory format and test-time flip are used.
+        loop: its precision, memory format and test-time views are used.
         device: where the networks lie.
     """
 
@@ -45,7 +46,7 @@ class Judge:
         self._normalisation = normalisation
         self._format = torch.channels_last if loop.channels_last else torch.contiguous_format
         self._dtype = autocast_dtype(loop.precision)
-        self._flips = loop.flip_tta
+        self._tta = loop.tta
 
     def __call__(self, model: nn.Module) -> float:
         """Give the share of images that a network in evaluation mode gets right."""
@@ -55,9 +56,7 @@ class Judge:
         with torch.inference_mode(), torch.autocast(device.type, dtype=self._dtype, enabled=self._dtype is not None):
             for images_BCHW, labels_B in parts:
                 inputs_BCHW = normalise(images_BCHW, self._normalisation).contiguous(memory_format=self._format)
-                logits_BK = model(inputs_BCHW)
-                if self._flips:
-                    logits_BK = logits_BK + model(inputs_BCHW.flip(3))
+                logits_BK = view_logits(model, inputs_BCHW, self._tta)
                 correct += (logits_BK.argmax(dim=1) == labels_B).sum()
         return int(correct) / len(held)
 

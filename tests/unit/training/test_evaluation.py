@@ -7,7 +7,8 @@ from small_runs import NORMALISATION, small_digits, small_model
 from torch import Tensor, nn
 
 from cascade_serve.core.interval import wilson_interval
-from training.evaluation import evaluate, predict
+from training.data.images import LabelledImages
+from training.evaluation import Tta, evaluate, predict
 from training.inputs import Normalisation, normalise
 
 
@@ -30,9 +31,29 @@ class LeftOverRight(nn.Module):
 
 def test_mirror_images_are_averaged_in() -> None:
     plain_BK = predict(LeftOverRight(), small_digits(20), NORMALISATION)
-    averaged_BK = predict(LeftOverRight(), small_digits(20), NORMALISATION, flip_tta=True)
+    averaged_BK = predict(LeftOverRight(), small_digits(20), NORMALISATION, tta=Tta.FLIP)
     np.testing.assert_allclose(averaged_BK, (plain_BK + plain_BK[:, ::-1]) / 2, atol=1e-6)
     assert abs(plain_BK[:, 0] - plain_BK[:, 1]).max() > 0.1
+
+
+class TwoPixels(nn.Module):
+    """Logits are the pixel in the upper left corner and the one right and down of it."""
+
+    def forward(self, images_BCHW: Tensor) -> Tensor:
+        return torch.stack([images_BCHW[:, 0, 0, 0], images_BCHW[:, 0, 1, 1]], dim=1)
+
+
+def test_six_views_by_hand() -> None:
+    image_HW = (np.arange(16, dtype=np.uint8) ** 2).reshape(4, 4)
+    data = LabelledImages(
+        images_BHWC=image_HW[None, :, :, None], labels_B=np.zeros(1, np.int64), ids_B=np.arange(1), classes=("a", "b")
+    )
+    views_BK = predict(TwoPixels(), data, Normalisation(mean=(0.0,), std=(1 / 255,)), tta=Tta.TRANSLATE)
+    at = image_HW.astype(np.float64)
+    # Where the corner is moved, either way, there is the pixel right and down of it, by shift or by reflection.
+    corner = (at[0, 0] + at[0, 3]) / 4 + (at[1, 1] + at[1, 2]) / 4
+    inner = (at[1, 1] + at[1, 2]) / 4 + (at[0, 0] + at[0, 1] + at[2, 2] + at[2, 3]) / 8
+    np.testing.assert_allclose(views_BK, [[corner, inner]], rtol=1e-5)
 
 
 def test_accuracy_by_hand() -> None:

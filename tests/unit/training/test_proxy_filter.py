@@ -68,7 +68,7 @@ def test_the_hardest_rows_are_kept_in_order() -> None:
 @pytest.mark.parametrize(("rows", "keep_share", "kept"), [(1024, 0.5, 512), (7, 0.5, 4), (8, 1.0, 8), (3, 0.1, 1)])
 def test_numbers_kept(rows: int, keep_share: float, kept: int) -> None:
     subject = _filter(keep_share=keep_share)
-    assert subject.num_kept(rows) == kept
+    assert subject.config.num_kept(rows) == kept
     if rows < 10:
         assert len(subject.keep(*_batch(2, rows), 0.0)) == kept
 
@@ -149,10 +149,15 @@ def test_half_precision_passes_keep_float_weights() -> None:
 def test_a_diverged_proxy_is_told() -> None:
     subject = _filter()
     subject.keep(*_batch(0), 0.0)
-    assert not subject.has_diverged()
+    assert subject.find_broken() is None
+    good = copy.deepcopy(subject.state_dict())
     images_BCHW, labels_B = _batch(1)
-    subject.keep(images_BCHW * float("nan"), labels_B, 0.0)
-    assert subject.has_diverged()
+    for _ in range(2):
+        subject.keep(images_BCHW * float("nan"), labels_B, 0.0)
+    assert subject.find_broken() == 2
+    subject.load_state_dict(good)
+    subject.keep(images_BCHW, labels_B, 0.0)
+    assert subject.find_broken() is None
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from itertools import chain
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,9 +15,10 @@ from torch import Tensor, nn
 from model_zoo.registry import build_model
 from training.augment.augmentation import Moment
 from training.augment.config import AugmentConfig
+from training.data.device import hold_on_device
 from training.data.images import LabelledImages
 from training.data_schedule.config import DataStep, InfoBatch
-from training.errors import CheckpointError, DataError
+from training.errors import CheckpointError, DataError, DivergedError
 from training.inputs import Normalisation
 from training.loop_config import LoopConfig
 from training.lr import Constant, OneCycle
@@ -79,8 +81,8 @@ def test_observers_hear_ids_of_the_whole_data_set() -> None:
     run = TrainingRun(small_model(), part, replace(CONFIG, batch_size=8), NORMALISATION, observers=[listener])
     run.run_epoch()
     assert sorted(chain.from_iterable(listener.ids)) == list(range(100, 130))
-    # 30 images in batches of at most 8: four, none smaller than 7.
-    assert sorted(map(len, listener.ids)) == [7, 7, 8, 8]
+    # 30 images in batches of 8: the last two share 14.
+    assert list(map(len, listener.ids)) == [8, 8, 7, 7]
 
 
 def test_no_more_epochs_than_planned() -> None:
@@ -204,10 +206,12 @@ def test_a_snapshot_holds_tensors_and_plain_values_only() -> None:
 def test_states_of_other_runs_are_refused() -> None:
     run = make_run()
     state = run.state_dict()
-    with pytest.raises(CheckpointError, match=r"^seed: got 0 in the checkpoint; must be 1, as in this run$"):
+    with pytest.raises(CheckpointError, match=r"^seed: got 0 in .* must be 1, as in this run; .* had other fields"):
         make_run(replace(CONFIG, seed=1)).load_state_dict(state)
     with pytest.raises(CheckpointError, match=r"^observers: got \[\] in the checkpoint; must be \['Listener'\], as in"):
         make_run(observers=[Listener()]).load_state_dict(state)
+    with pytest.raises(CheckpointError, match=r"^model: got Sequential of \d+ .* must be FirstPixel of 10 "):
+        make_run(model=FirstPixel()).load_state_dict(state)
     darker = TrainingRun(small_model(), small_digits(), CONFIG, Normalisation(mean=(0.4,)))
     with pytest.raises(CheckpointError, match=r"^normalisation: got Normalisation\(mean=\(0\.5,\), std=\(0\.5,\)\)"):
         darker.load_state_dict(state)
@@ -257,6 +261,26 @@ FILTERED = replace(
     CONFIG,
     proxy_filter=ProxyFilterConfig(architecture="digits_cnn_s", keep_share=0.3, train_every=2, lr=Constant(lr=0.05)),
 )
+
+
+def test_a_proxy_that_diverges_stops_the_run() -> None:
+    assert FILTERED.proxy_filter is not None
+    wild = replace(FILTERED.proxy_filter, lr=Constant(lr=1e30))
+    with pytest.raises(DivergedError, match=r"^step 2 \(epoch 1\): proxy_filter's loss: got nan; .* 1e\+30$") as told:
+        make_run(replace(FILTERED, proxy_filter=wild)).run_epoch()
+    assert told.value.with_checkpoint(Path("kept")).is_proxys
+
+
+def test_runs_share_images_that_lie_on_the_device() -> None:
+    held = hold_on_device(small_digits(), "cpu")
+    before = held.images_NCHW.clone()
+    alone, shared = make_run(), make_run(held=held)
+    alone.run_epoch()
+    shared.run_epoch()
+    assert are_equal(copy_weights(alone.model), copy_weights(shared.model))
+    assert torch.equal(held.images_NCHW, before)
+    with pytest.raises(DataError, match=r"^held: got 20 images on cpu; must be 500 on cpu$"):
+        make_run(held=hold_on_device(small_digits(20), "cpu"))
 
 
 def test_a_proxy_leaves_a_share_of_each_batch() -> None:

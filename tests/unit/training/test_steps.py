@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from training.loop_config import LoopConfig, Precision
 from training.lr import Constant
 from training.optim import OptimConfig
+from training.proxy_filter import ProxyFilterConfig
 from training.steps import Batch, Stepper
 
 CPU = torch.device("cpu")
@@ -137,7 +138,8 @@ def test_channels_last_reaches_the_filters() -> None:
 def test_compiling_is_a_switch(monkeypatch: pytest.MonkeyPatch) -> None:
     compiled: list[nn.Module] = []
 
-    def compile_(model: nn.Module) -> Any:
+    def compile_(model: nn.Module, *, dynamic: bool) -> Any:
+        assert not dynamic
         compiled.append(model)
         return lambda inputs_BCHW: model(inputs_BCHW) * 2
 
@@ -146,9 +148,23 @@ def test_compiling_is_a_switch(monkeypatch: pytest.MonkeyPatch) -> None:
     plain = Stepper(model, PLAIN, CPU)(make_batch([1.0], [0]), 0.5)
     assert not compiled
     model = Linear()
-    doubled = Stepper(model, replace(PLAIN, compile=True), CPU)(make_batch([1.0], [0]), 0.5)
+    stepper = Stepper(model, replace(PLAIN, compile=True, batch_size=1), CPU)
+    doubled = stepper(make_batch([1.0], [0]), 0.5)
     assert compiled == [model]
     assert not torch.equal(plain.losses_B, doubled.losses_B)
+
+
+def test_only_full_batches_are_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch, "compile", lambda model, dynamic: lambda inputs_BCHW: model(inputs_BCHW) * 2)
+    proxy = ProxyFilterConfig(keep_share=0.5)
+    for config, full in (
+        (replace(PLAIN, compile=True, batch_size=2), 2),
+        (replace(PLAIN, compile=True, batch_size=4, proxy_filter=proxy), 2),
+    ):
+        for rows in (1, 2, 4):
+            found = Stepper(Linear(), config, CPU)(make_batch([1.0] * rows, [0] * rows), 0.5)
+            expected = Stepper(Linear(), PLAIN, CPU)(make_batch([1.0] * rows, [0] * rows), 0.5)
+            assert torch.equal(found.losses_B, expected.losses_B) == (rows != full)
 
 
 def test_averages_follow_the_steps() -> None:
