@@ -20,7 +20,7 @@ from training.pipeline.data_stage import STAGE as DATA
 from training.pipeline.evaluation_stage import STAGE as EVALUATION
 from training.pipeline.evaluation_stage import read_accuracy
 from training.pipeline.member_stage import read_facts
-from training.pipeline.running import RunFile, read_run_file
+from training.pipeline.running import RUN_FILE, RunFile, read_run_file
 from training.report.stages import RunStage, StageState, read_stages
 from training.reports import EpochReport
 from training.run_record import RECORD_FILE
@@ -29,6 +29,7 @@ from training.run_stage import SCRATCH, FinishedStage
 LOG_FILE = "log.jsonl"
 EXPORTS_FILE = "exports.json"
 _REPORT = TypeAdapter(EpochReport)
+_CONFIG_FIELDS = {"device", "members", "seed", "source", "splits", "threads"}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -133,6 +134,7 @@ def read_contents(run_dir: Path) -> RunContents:
         RunDirError: it is no run's folder, or a file in it is damaged or of another version; the message names it.
     """
     run = read_run_file(run_dir)
+    _check_config(run, run_dir / RUN_FILE)
     stages = read_stages(run_dir, run)
     contents = RunContents(path=run_dir, run=run, stages=stages, data=None, members=(), zoo_task=None)
     facts: DataFacts | None = _read(contents.done(DATA), _to_data_facts)
@@ -148,6 +150,14 @@ def read_contents(run_dir: Path) -> RunContents:
     return RunContents(
         path=run_dir, run=run, stages=stages, data=facts, members=tuple(members), zoo_task=tasks[-1] if tasks else None
     )
+
+
+def _check_config(run: RunFile, path: Path) -> None:
+    """Refuse the file of a version whose configuration is built otherwise."""
+    config = run.config if isinstance(run.config, dict) else {}
+    absent = sorted(_CONFIG_FIELDS - config.keys())
+    if absent:
+        raise RunDirError(f"{path}: config: got no {', '.join(absent)}; must be a run's configuration")
 
 
 def _read(stage: FinishedStage | None, reader: Any) -> Any:

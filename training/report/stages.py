@@ -131,6 +131,14 @@ def _is_current(name: str, finished: Mapping[str, FinishedStage], outdated: set[
 
 def _has_settings(stage: FinishedStage, run: RunFile) -> bool:
     """Tell whether a stage was made by the settings of the run's last command; true where that has none for it."""
+    try:
+        return _is_same(stage, run)
+    except (KeyError, TypeError, AttributeError):
+        # Another version wrote it, with other settings.
+        return False
+
+
+def _is_same(stage: FinishedStage, run: RunFile) -> bool:
     found: Any = stage.record.config
     config: Any = run.config
     match stage.name:

@@ -3,6 +3,8 @@
 from itertools import groupby
 from typing import Any
 
+from matplotlib.ticker import MaxNLocator
+
 from training.augment.config import PolicyKind
 from training.augment.picture import draw_policy_schedule
 from training.augment.policy import Policy, PolicySchedule
@@ -112,6 +114,7 @@ def _draw_trials(result: SearchResult, best: tuple[IntervalRecord, ...]) -> Pict
                   marker="x", linestyle="none", label="diverged")  # fmt: skip
     axes.plot([record.end_epoch for record in best], [100 * record.accuracy for record in best], color=BLUE,
               marker="o", markersize=4, linewidth=1.8, label="lineage of the best")  # fmt: skip
+    axes.xaxis.set_major_locator(MaxNLocator(nbins=8, integer=True))
     axes.set_xlabel("epoch of the search")
     axes.set_ylabel("validation accuracy, %")
     add_legend(figure)

@@ -103,7 +103,10 @@ def _files_left_out(data: DataFacts) -> list[Markup]:
     skipped = [join([code(file["path"]), f": {file['reason']}"]) for file in data.skipped]
     resized = [join([code(file["path"]), f": was {file['height']}x{file['width']}"]) for file in data.resized]
     return [
-        details(f"{len(files):,} files {what}", bullets([*files[:_MAX_FILES], *_and_more(files)]))
+        details(
+            f"{len(files):,} file{'' if len(files) == 1 else 's'} {what}",
+            bullets([*files[:_MAX_FILES], *_and_more(files)]),
+        )
         for files, what in ((skipped, "left out"), (resized, "resized"))
         if files
     ]

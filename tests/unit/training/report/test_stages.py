@@ -131,6 +131,12 @@ def test_where_a_search_ran_is_no_change_of_it(tmp_path: Path) -> None:
     assert _states(tmp_path, _run("search-policy", policy_search={**search, "seed": 2}))["policy"] == "outdated"
 
 
+def test_settings_of_another_version_are_outdated(tmp_path: Path) -> None:
+    _make(tmp_path, "data", {"source": {"kind": "digits"}, "splits": {"test": 5}}, {})
+    _make(tmp_path, "selection", {"chosen": 3}, {"train": "data/out.txt"})
+    assert _states(tmp_path)["selection"] == "outdated"
+
+
 def test_a_damaged_output_is_named(tmp_path: Path) -> None:
     _make_all(tmp_path)
     (tmp_path / "selection" / "out.txt").write_text("changed")

@@ -162,7 +162,7 @@ def test_the_search_is_told_with_its_lineage(run_dir: Path) -> None:
 
 def test_files_left_out_are_listed(run_dir: Path) -> None:
     section = run_section(read_contents(run_dir))
-    assert "1 files left out" in section.body
+    assert "1 file left out" in section.body
 
 
 def test_the_descent_names_every_stage_and_output(page: str, run_dir: Path) -> None:
@@ -226,6 +226,11 @@ def _damage_run_file(run_dir: Path) -> None:
     (run_dir / "run.json").write_text("{}")
 
 
+def _empty_config(run_dir: Path) -> None:
+    content = json.loads((run_dir / "run.json").read_text())
+    (run_dir / "run.json").write_text(json.dumps({**content, "config": {"source": {}}}))
+
+
 def _damage_exports(run_dir: Path) -> None:
     (run_dir / "exports.json").write_text("[")
 
@@ -240,6 +245,7 @@ def _remove_run_file(run_dir: Path) -> None:
         (_damage_weights, r"member-small: output weights\.safetensors is not what it was"),
         (_damage_record, r"selection/done\.json: damaged"),
         (_damage_run_file, r"run\.json: damaged"),
+        (_empty_config, r"run\.json: config: got no device, members, seed, splits, threads; must be"),
         (_damage_exports, r"exports\.json: can't be read"),
         (_remove_run_file, r"run\.json: No such file or directory; must be the folder of a run"),
     ],
