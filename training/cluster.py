@@ -5,8 +5,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from model_zoo.errors import ZooError
 from training.data.images import LabelledImages
-from training.errors import ClusterError
+from training.errors import ClusterError, TrainingError
 from training.member_job import MemberFacts, MemberJob, train_into
 from training.policy_search.config import RayConfig
 from training.policy_search.ray_cluster import ray_cluster
@@ -53,8 +54,8 @@ def train_on_cluster(
         each job as it ends.
 
     Raises:
-        ClusterError: ray is absent, the cluster can't be reached, or a job's process died too often.
-        TrainingError, ZooError: what a job raised.
+        ClusterError: a job failed, or its process died too often.
+        PolicySearchError: ray is absent, or the cluster can't be reached.
     """
     with ray_cluster(ray_config(address)):
         import ray
@@ -69,24 +70,28 @@ def train_on_cluster(
         while running:
             (reference,), _ = ray.wait(list(running))
             place = running.pop(reference)
+            name = jobs[place].config.name
             try:
-                facts, files = ray.get(reference)
-            except ray.exceptions.RayTaskError as error:
-                # What the job raised, where it can be told apart; the cause has its own class.
-                raise error.cause if isinstance(error.cause, Exception) else error from error
+                outcome = ray.get(reference)
             except ray.exceptions.RayError as error:
-                raise ClusterError(f"member {jobs[place].config.name!r}: {error}") from error
-            yield FinishedJob(place=place, facts=facts, files=files)
+                raise ClusterError(f"member {name!r}: {error}") from error
+            if isinstance(outcome, str):
+                raise ClusterError(f"member {name!r}: {outcome}")
+            yield FinishedJob(place=place, facts=outcome[0], files=outcome[1])
 
 
 def _gpus(job: MemberJob) -> int:
     return int(job.device.startswith("cuda"))
 
 
-def _train_remotely(job: MemberJob, rows: LabelledImages) -> tuple[MemberFacts, dict[str, bytes]]:
+def _train_remotely(job: MemberJob, rows: LabelledImages) -> tuple[MemberFacts, dict[str, bytes]] | str:
+    """Give a member's facts and files, or, as errors don't all travel, what went wrong in words."""
     with tempfile.TemporaryDirectory(prefix="member-") as name:
         folder, scratch = Path(name, "outputs"), Path(name, "scratch")
         folder.mkdir()
-        facts = train_into(job, rows, folder, scratch)
+        try:
+            facts = train_into(job, rows, folder, scratch)
+        except (TrainingError, ZooError) as error:
+            return str(error)
         files = {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
     return facts, files

@@ -127,7 +127,7 @@ def _train_here(run: RunDir, member: _Planned, rows: LabelledImages, listener: L
     name = member.job.config.name
     with run.stage(member.stage, config=member.settings, inputs=member.inputs) as stage:
         if stage.is_done:
-            listener.tell(f"{_words(name, read_facts(stage.done))} (as before)")
+            _tell_as_before(stage.done, listener)
             return stage.done
         progress = EpochProgress(listener, name)
         facts = train_into(member.job, rows, stage.path, stage.scratch, progress)
@@ -143,14 +143,17 @@ def _train_there(
             stack.enter_context(run.stage(member.stage, config=member.settings, inputs=member.inputs))
             for member in planned
         ]
-        open_places = [place for place, stage in enumerate(stages) if not stage.is_done]
-        advance = listener.begin(f"training {len(open_places)} members on the cluster", len(open_places))
-        jobs = [planned[place].job for place in open_places]
-        for finished in train_on_cluster(jobs, rows, address) if jobs else ():
-            stage = stages[open_places[finished.place]]
-            _write_files(finished, stage.path)
-            _finish(stage, finished.facts, listener)
-            advance(1)
+        waiting = [place for place, stage in enumerate(stages) if not stage.is_done]
+        for stage in stages:
+            if stage.is_done:
+                _tell_as_before(stage.done, listener)
+        if waiting:
+            advance = listener.begin(f"training {len(waiting)} members on the cluster", len(waiting))
+            for finished in train_on_cluster([planned[place].job for place in waiting], rows, address):
+                stage = stages[waiting[finished.place]]
+                _write_files(finished, stage.path)
+                _finish(stage, finished.facts, listener)
+                advance(1)
         return tuple(stage.done for stage in stages)
 
 
@@ -163,6 +166,11 @@ def _finish(stage: Stage, facts: MemberFacts, listener: Listener) -> FinishedSta
     done = stage.finish(to_json(facts))
     listener.tell(_words(facts.config.name, facts))
     return done
+
+
+def _tell_as_before(done: FinishedStage, listener: Listener) -> None:
+    facts = read_facts(done)
+    listener.tell(f"{_words(facts.config.name, facts)} (as before)")
 
 
 def _words(name: str, facts: MemberFacts) -> str:

@@ -240,7 +240,9 @@ def test_the_published_text_is_a_policy_schedule_too(tmp_path: Path) -> None:
 
 def test_a_subset_of_other_data_is_refused(tmp_path: Path, finished: Path) -> None:
     config = apply_settings(tiny_plain(), ["splits.seed=8"])
-    with pytest.raises(SelectionError, match=r"subset: data_sha256: got data .*; must be .*the data that it was chosen"):
+    with pytest.raises(
+        SelectionError, match=r"subset: data_sha256: got data .*; must be .*the data that it was chosen"
+    ):
         train_only(order(tmp_path, config), Memory(), subset=finished / "selection" / "subset.json")
 
 
@@ -258,12 +260,11 @@ def test_active_learning_gives_a_subset(tmp_path: Path) -> None:
 
 def test_a_data_schedule_by_score_is_ranked_by_the_proxy(tmp_path: Path) -> None:
     config = tiny_plain()
-    members = tuple(
-        replace(member, loop=replace(member.loop, data_schedule=schedule))
-        for member, schedule in zip(
-            config.members, (DataStep(fraction=0.5, share=0.5, score="entropy"), AllData()), strict=True
-        )
+    ordered, plain = config.members
+    ordered = replace(
+        ordered, loop=replace(ordered.loop, data_schedule=DataStep(fraction=0.5, share=0.5, score="entropy"))
     )
+    members = (ordered, replace(plain, loop=replace(plain.loop, data_schedule=AllData())))
     config = replace(config, members=members)
     trained = run_all(order(tmp_path, config), Memory())
     assert trained[0].record.inputs["ranking"].stage == "ranking-entropy"

@@ -109,7 +109,7 @@ def test_a_function_that_is_no_recipe() -> None:
     with pytest.raises(RecipeError, match=r"recipe 'x': .*unexpected keyword argument"):
         make_config(lambda: None, "x", device="cpu", seed=0)  # type: ignore[arg-type,return-value]
     with pytest.raises(RecipeError, match=r"recipe 'x': got dict; must give a training\.config\.RunConfig"):
-        make_config(lambda **_: {}, "x", device="cpu", seed=0)  # type: ignore[arg-type,return-value]
+        make_config(lambda **_: {}, "x", device="cpu", seed=0)  # type: ignore[arg-type]
 
 
 def test_a_recipe_with_a_wrong_value(tmp_path: Path) -> None:
