@@ -65,57 +65,39 @@ class AnalyticTrials:
         return AnalyticTrial(100 * self.seed + trial, self.epochs, (self.diverging or {}).get(trial))
 
 
-class MortalTrial(AnalyticTrial):
-    """Ends its own process, once, when it comes to an epoch."""
+class TroubledTrial(AnalyticTrial):
+    """Ends its own process, once, when it comes to an epoch, and fails at a later one until it is mended."""
 
-    def __init__(self, seed: int, epochs: int, *, dies_at: int, grave: Path) -> None:
-        super().__init__(seed, epochs)
-        self._dies_at = dies_at
-        self._grave = grave
+    def __init__(self, seed: int, trouble: "TroubledTrials") -> None:
+        super().__init__(seed, trouble.epochs)
+        self._trouble = trouble
 
     def advance(self, epochs: int, policy: Policy) -> TrialReport:
-        if self.epoch >= self._dies_at and not self._grave.exists():
-            self._grave.write_text(str(os.getpid()))
+        trouble = self._trouble
+        if self.epoch >= trouble.dies_at and not trouble.grave.exists():
+            trouble.grave.write_text(str(os.getpid()))
             os.kill(os.getpid(), signal.SIGKILL)
-        return super().advance(epochs, policy)
-
-
-@dataclass(frozen=True)
-class MortalTrials:
-    """Trial 1 dies on the way."""
-
-    epochs: int
-    dies_at: int
-    grave: Path
-
-    def __call__(self, trial: int) -> AnalyticTrial:
-        if trial == 1:
-            return MortalTrial(trial, self.epochs, dies_at=self.dies_at, grave=self.grave)
-        return AnalyticTrial(trial, self.epochs)
-
-
-class FailingTrial(AnalyticTrial):
-    """Fails at an epoch."""
-
-    def __init__(self, seed: int, epochs: int, *, fails_at: int) -> None:
-        super().__init__(seed, epochs)
-        self._fails_at = fails_at
-
-    def advance(self, epochs: int, policy: Policy) -> TrialReport:
-        if self.epoch >= self._fails_at:
+        if self.epoch >= trouble.fails_at and not trouble.mended.exists():
             raise RuntimeError("no room")
         return super().advance(epochs, policy)
 
 
 @dataclass(frozen=True)
-class FailingTrials:
-    """Trial 1 fails for as long as a file is not there."""
+class TroubledTrials:
+    """Trial 1 dies and fails on the way.
+
+    Attributes:
+        epochs: of each.
+        dies_at, fails_at: epochs done.
+        grave: file with the number of the process that died.
+        mended: file that ends the failures.
+    """
 
     epochs: int
+    dies_at: int
     fails_at: int
+    grave: Path
     mended: Path
 
     def __call__(self, trial: int) -> AnalyticTrial:
-        if trial == 1 and not self.mended.exists():
-            return FailingTrial(trial, self.epochs, fails_at=self.fails_at)
-        return AnalyticTrial(trial, self.epochs)
+        return TroubledTrial(trial, self) if trial == 1 else AnalyticTrial(trial, self.epochs)
