@@ -121,6 +121,20 @@ def test_the_folder_of_another_search_is_refused(tmp_path: Path, other: PolicySe
         _search(tmp_path, other)
 
 
+def test_other_images_are_another_search(tmp_path: Path) -> None:
+    train, validation = _digits()
+    config = replace(DIGITS, population=1, loop=replace(DIGITS.loop, epochs=1))
+    search_policy(config, train, validation, NORMALISATION, tmp_path)
+    darker = replace(validation, images_BHWC=validation.images_BHWC // 2)
+    for pair, normalisation in (
+        ((train.take(np.arange(599)), validation), NORMALISATION),
+        ((train, darker), NORMALISATION),
+        ((train, validation), Normalisation(mean=(0.5,))),
+    ):
+        with pytest.raises(PolicySearchError, match="holds a search of other data or settings"):
+            search_policy(config, *pair, normalisation, tmp_path)
+
+
 def test_a_damaged_result_is_named(tmp_path: Path) -> None:
     _search(tmp_path)
     (tmp_path / "trials.jsonl").write_text("{}\n")
@@ -271,6 +285,17 @@ def test_a_trial_is_judged_as_evaluation_does() -> None:
         assert judge(model) == evaluate(model, validation, NORMALISATION).top1
     flipped = Judge(train, NORMALISATION, replace(DIGITS.loop, tta=Tta.FLIP), "cpu")
     assert flipped(model) == evaluate(model, train, NORMALISATION, tta=Tta.FLIP).top1
+
+
+def test_a_trial_is_judged_by_the_average_of_its_weights_where_one_is_kept() -> None:
+    train, validation = _digits()
+    # An average of all steps, far behind the weights themselves.
+    config = replace(DIGITS, loop=replace(DIGITS.loop, ema_decay=0.999999))
+    trials = ImageTrials(config, train, validation, NORMALISATION, device="cpu", ops=())
+    trial = trials(0)
+    report = trial.advance(2, zero_policy(0))
+    assert report.accuracy == trials._judge(trial._run.averaged_model())
+    assert report.accuracy != trials._judge(trial._run.model.eval())
 
 
 @pytest.mark.gpu
