@@ -18,7 +18,7 @@ from training.data.device import DeviceImages, hold_on_device
 from training.data.images import LabelledImages
 from training.errors import DataError
 from training.evaluation import view_logits
-from training.inputs import Normalisation, normalise
+from training.inputs import Normalisation, Normaliser
 from training.loop_config import LoopConfig
 from training.policy_search.config import PolicySearchConfig
 from training.policy_search.trial import TrialReport
@@ -43,8 +43,8 @@ class Judge:
 
     def __init__(self, data: LabelledImages, normalisation: Normalisation, loop: LoopConfig, device: str) -> None:
         self._held = hold_on_device(data, device)
-        self._normalisation = normalisation
-        self._format = torch.channels_last if loop.channels_last else torch.contiguous_format
+        memory_format = torch.channels_last if loop.channels_last else torch.contiguous_format
+        self._normalise = Normaliser(normalisation, self._held.device, memory_format)
         self._dtype = autocast_dtype(loop.precision)
         self._tta = loop.tta
 
@@ -55,8 +55,7 @@ class Judge:
         parts = zip(held.images_NCHW.split(_JUDGED_IMAGES), held.labels_N.split(_JUDGED_IMAGES), strict=True)
         with torch.inference_mode(), torch.autocast(device.type, dtype=self._dtype, enabled=self._dtype is not None):
             for images_BCHW, labels_B in parts:
-                inputs_BCHW = normalise(images_BCHW, self._normalisation).contiguous(memory_format=self._format)
-                logits_BK = view_logits(model, inputs_BCHW, self._tta)
+                logits_BK = view_logits(model, self._normalise(images_BCHW), self._tta)
                 correct += (logits_BK.argmax(dim=1) == labels_B).sum()
         return int(correct) / len(held)
 
