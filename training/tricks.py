@@ -38,9 +38,9 @@ def airbench_sgd(
 ) -> Recipe:
     """Give the optimiser of airbench94 (11.5, 9.9 epochs) and airbench95 (10, 15 epochs).
 
-    Source: Jordan, "94% on CIFAR-10 in 3.29 Seconds on a Single GPU" (2024, arXiv 2404.00498), section 3 and its
-    programs. There the whitening layer's bias follows the schedule for 3 epochs and is frozen then; here its schedule
-    is squeezed into them. Their weight average is ``WeightAverage(..., decay=0.95, every=5, is_lookahead=True)``.
+    Source: Jordan, "94% on CIFAR-10 in 3.29 Seconds on a Single GPU" (2024, arXiv 2404.00498), and its programs.
+    There the whitening layer's bias follows the schedule for 3 epochs and is frozen then; here its schedule is squeezed
+    into them. Their weight average is ``WeightAverage(..., decay=0.95, every=5, is_lookahead=True)``.
 
     Args:
         lr: for 1,024 summed losses, without the lengthening of steps by momentum.
@@ -65,7 +65,9 @@ def airbench_muon(*, batch_size: int = 2000, epochs: float = 8) -> Recipe:
     """Give the optimisers of airbench94_muon: Muon at 0.24 on filters, SGD on biases (0.053) and head (0.67).
 
     Source: Jordan, program airbench94_muon (2024): all rates fall linearly to nothing, that of the whitening layer's
-    bias within 3 epochs; decay is 2e-6 an image.
+    bias within 3 epochs; decay is 2e-6 an image. What differs from the program: rates are those of a batch's middle,
+    not of its start; weights are float32 under autocast, not float16; the whitening layer's bias starts at 0, not at
+    random.
 
     Args:
         batch_size: images a step.

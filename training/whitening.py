@@ -2,8 +2,8 @@
 
 Source: Page, "How to Train Your ResNet 8: Bag of Tricks" (2019): the principal directions of 3x3 patches, each divided
 by its standard deviation; and Jordan, "94% on CIFAR-10 in 3.29 Seconds on a Single GPU" (2024, arXiv 2404.00498),
-section 3.1: 2x2 patches, each filter with both signs. Both take moments about 0, not about the mean, since pixels are
-normalised; so does this.
+frozen patch-whitening: 2x2 patches, each filter with both signs. Both take moments about 0, not about the mean, since
+pixels are normalised; so does this.
 """
 # Shapes: B rows, C channels, H height, W width, P values of a patch (C x kernel x kernel).
 

@@ -1,7 +1,7 @@
 """The airbench networks: VGG-like, six to nine 3x3 convolutions behind a whitening layer.
 
-Source: Jordan, "94% on CIFAR-10 in 3.29 Seconds on a Single GPU" (2024, arXiv 2404.00498), section 3 and appendix A;
-sizes are those of its programs airbench94, 95, 96 and of the later airbench94_muon and airbench96_faster.
+Source: Jordan, "94% on CIFAR-10 in 3.29 Seconds on a Single GPU" (2024, arXiv 2404.00498); sizes are those of its
+programs airbench94, 95, 96 and of the later airbench94_muon and airbench96_faster.
 """
 # Shapes: B rows, C channels, H height, W width, K classes.
 

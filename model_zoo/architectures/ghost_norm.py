@@ -1,7 +1,7 @@
 """Batch normalisation over parts of a batch, and with scales that are not trained.
 
-Source: Hoffer et al., "Train longer, generalize better" (NeurIPS 2017, arXiv 1705.08741), section 4; used with parts of
-32 images and frozen scales by Page, "How to Train Your ResNet 8: Bag of Tricks" (2019).
+Source: Hoffer et al., "Train longer, generalize better" (NeurIPS 2017, arXiv 1705.08741); used with parts of 32
+images and frozen scales by Page, "How to Train Your ResNet 8: Bag of Tricks" (2019).
 """
 # Shapes: B rows, C channels, H height, W width, G ghost batches, R rows of each.
 

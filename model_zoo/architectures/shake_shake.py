@@ -1,7 +1,7 @@
 """Shake-Shake: ResNets of two residual branches, whose sum is weighted at random, anew on the way back.
 
-Source: Gastaldi, "Shake-Shake regularization" (2017, arXiv 1705.07485): the weights of sections 1.2 and 1.3, the
-network of section 2.1. The first group's shortcut, at the full size, is as in its published program.
+Source: Gastaldi, "Shake-Shake regularization" (2017, arXiv 1705.07485): its Shake-Shake-Image, and its network for
+CIFAR-10. The first group's shortcut, at the full size, is as in its published program.
 """
 # Shapes: B rows, C channels, H height, W width, K classes; 1 a dimension that broadcasts.
 

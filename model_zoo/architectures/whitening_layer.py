@@ -1,7 +1,7 @@
 """A first layer of frozen filters that make patches of the input white; training sets them from its images.
 
 Source: Page, "How to Train Your ResNet 8: Bag of Tricks" (2019), and Jordan, "94% on CIFAR-10 in 3.29 Seconds on a
-Single GPU" (2024, arXiv 2404.00498), section 3.1.
+Single GPU" (2024, arXiv 2404.00498), frozen patch-whitening.
 """
 
 from torch import nn

@@ -1,6 +1,6 @@
 """Wide ResNets for small images, of depth 6n + 4 and width k.
 
-Source: Zagoruyko and Komodakis, "Wide Residual Networks" (BMVC 2016, arXiv 1605.07146), section 2, table 1: blocks
+Source: Zagoruyko and Komodakis, "Wide Residual Networks" (BMVC 2016, arXiv 1605.07146), table 1: blocks
 B(3,3) with pre-activation.
 """
 # Shapes: B rows, C channels, H height, W width, K classes.

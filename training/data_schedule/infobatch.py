@@ -1,7 +1,7 @@
 """InfoBatch: images known well are dropped at random, and the kept ones of them weigh more.
 
 Source: Qin et al., "InfoBatch: Lossless Training Speed Up by Unbiased Dynamic Data Pruning" (ICLR 2024,
-arXiv 2303.04947), section 3.
+arXiv 2303.04947).
 """
 # Shapes: N training images, E rows of an epoch, B rows of a batch.
 

@@ -50,8 +50,8 @@ FAMILIES = (
     Small("preact_resnet164", {"depth": 11, "width": 4}, (3, 12)),
     Small("vgg11", {"width": 8}, (1, 28)),
     Small("shake_shake26_2x32d", {"depth": 8, "width": 8}, (3, 14), is_random=True),
-    Small("pyramidnet110_a270_shakedrop", {"depth": 8, "alpha": 9}, (1, 12), is_random=True),
     # 18, 9 and 5 pixels: the shortcut's pooling and the strided convolution round alike.
+    Small("pyramidnet110_a270_shakedrop", {"depth": 8, "alpha": 9}, (1, 18), is_random=True),
     Small("pyramidnet272_a200_shakedrop", {"depth": 11, "alpha": 9}, (3, 18), is_random=True),
     Small("small_vit_xs", {"depth": 2, "dim": 24, "drop_path": 0.5}, (1, 12), is_random=True),
 )
@@ -104,8 +104,6 @@ def test_parameters_are_the_papers_to_their_last_digit(
         (164, 48, 1.7, 256),
         (164, 84, 3.8, 400),
         (164, 270, 27.0, 1144),
-        (200, 240, 26.6, 1024),
-        (236, 220, 26.8, 944),
         (272, 200, 26.0, 864),
     ],
 )
@@ -189,7 +187,7 @@ def test_training_step_in_bfloat16(small: Small) -> None:
 
 @pytest.mark.parametrize(
     "small",
-    [small for small in FAMILIES if small.name not in ("preact_resnet164", "pyramidnet110_a270_shakedrop")],
+    [small for small in FAMILIES if small.name not in ("preact_resnet164", "pyramidnet272_a200_shakedrop")],
     ids=lambda small: small.name,
 )
 def test_graph_agrees_with_torch_and_costs_what_torch_counts(small: Small) -> None:
