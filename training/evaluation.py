@@ -12,6 +12,7 @@ from torch.nn import functional
 from cascade_serve.core.arrays import FloatArray
 from cascade_serve.core.interval import wilson_interval
 from training.data.images import LabelledImages
+from training.errors import DataError
 from training.inputs import Normalisation, Normaliser, to_device
 
 
@@ -65,6 +66,9 @@ def evaluate(
 
     Returns:
         accuracy and its interval.
+
+    Raises:
+        DataError, ValueError: as for :func:`predict`.
     """
     logits_BK = predict(model, data, normalisation, batch_size=batch_size, device=device, tta=tta)
     num_correct = int((logits_BK.argmax(axis=1) == data.labels_B).sum())
@@ -98,7 +102,14 @@ def predict(
 
     Returns:
         float32 [B, K].
+
+    Raises:
+        DataError: there is no image, or they have other channels than the normalisation.
+        ValueError: the batch size is below 1.
     """
+    check_images(data, normalisation)
+    if batch_size < 1:
+        raise ValueError(f"batch_size: got {batch_size}; must be at least 1")
     was_training = model.training
     model.to(device).eval()
     normalise = Normaliser(normalisation, device)
@@ -110,6 +121,17 @@ def predict(
     model.train(was_training)
     gathered_BK: FloatArray = torch.cat(parts).float().cpu().numpy()
     return gathered_BK
+
+
+def check_images(data: LabelledImages, normalisation: Normalisation) -> None:
+    """Check that there are images, and that they have the normalisation's channels.
+
+    Raises:
+        DataError: they don't.
+    """
+    channels = len(normalisation.mean)
+    if len(data) == 0 or data.images_BHWC.shape[3] != channels:
+        raise DataError(f"images: got {list(data.images_BHWC.shape)}; must be at least one, with {channels} channels")
 
 
 def view_logits(model: nn.Module, inputs_BCHW: Tensor, tta: Tta) -> Tensor:

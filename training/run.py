@@ -21,6 +21,7 @@ from training.data.images import LabelledImages
 from training.data_schedule.build import make_data_schedule
 from training.data_schedule.protocol import EpochPlan
 from training.errors import CheckpointError, DataError, DivergedError
+from training.evaluation import check_images
 from training.inputs import Normalisation
 from training.loop_config import LoopConfig
 from training.proxy_filter import ProxyFilter
@@ -88,7 +89,7 @@ class TrainingRun:
         observers: Sequence[BatchObserver] = (),
         held: DeviceImages | None = None,
     ) -> None:
-        _check(data, normalisation)
+        check_images(data, normalisation)
         self.device = torch.device(device)
         if self.device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(self.device)
@@ -294,12 +295,6 @@ class _Augmenter:
 
     def __call__(self, images_BCHW: Tensor, ids_B: Tensor) -> Tensor:
         return self.augmentation(images_BCHW, ids_B, self.moment, self.generator)
-
-
-def _check(data: LabelledImages, normalisation: Normalisation) -> None:
-    channels = len(normalisation.mean)
-    if len(data) == 0 or data.images_BHWC.shape[3] != channels:
-        raise DataError(f"images: got {list(data.images_BHWC.shape)}; must be at least one, with {channels} channels")
 
 
 def _held_images(held: DeviceImages | None, data: LabelledImages, device: torch.device) -> DeviceImages:

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from cascade_serve.core.interval import wilson_interval
 from training.data.images import LabelledImages
+from training.errors import DataError
 from training.evaluation import Tta, evaluate, predict
 from training.inputs import Normalisation, normalise
 
@@ -70,6 +71,15 @@ def test_accuracy_by_hand() -> None:
     found = evaluate(Knows(), data, NORMALISATION)
     assert (found.n, found.top1, found.data_sha256) == (50, 0.8, data.sha256)
     assert found.interval == wilson_interval(40, 50)
+
+
+def test_what_can_not_be_predicted_is_refused() -> None:
+    with pytest.raises(DataError, match=r"^images: got \[0, 8, 8, 1\]; must be at least one, with 1 channels$"):
+        evaluate(small_model(), small_digits(0), NORMALISATION)
+    with pytest.raises(DataError, match=r"^images: got \[20, 8, 8, 1\]; must be at least one, with 2 channels$"):
+        predict(small_model(), small_digits(20), Normalisation(mean=(0.5, 0.5), std=(1.0, 1.0)))
+    with pytest.raises(ValueError, match=r"^batch_size: got 0; must be at least 1$"):
+        predict(small_model(), small_digits(20), NORMALISATION, batch_size=0)
 
 
 def test_an_outer_autocast_does_not_reach_in() -> None:
