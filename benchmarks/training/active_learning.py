@@ -67,7 +67,7 @@ def make_experiment(setting: Setting, sizes: tuple[int, ...]) -> Experiment:
     arms.append(Arm(name="all labels", run=study.run_all))
     return Experiment(
         name=f"active_learning_{setting.name}",
-        title=f"Active learning on {setting.name}, {sizes[0]} to {sizes[-1]} labels in {len(sizes)} steps",
+        title=f"Active learning on {setting.name}, {sizes[0]} to {sizes[-1]} labels in {len(sizes) - 1} rounds",
         arms=arms,
         baseline=arms[0].name,
         compared=f"accuracy % at {sizes[-1]}",
