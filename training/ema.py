@@ -105,9 +105,8 @@ class WeightAverage:
 
 def _averaged(model: nn.Module) -> dict[str, Tensor]:
     """Name the tensors that are averaged: the model's own parameters and floating-point buffers."""
-    kept = model.state_dict()
     named = chain(model.named_parameters(), model.named_buffers())
-    return {name: tensor for name, tensor in named if name in kept and tensor.is_floating_point()}
+    return {name: tensor for name, tensor in named if tensor.is_floating_point()}
 
 
 def _copy(source: list[Tensor], target: list[Tensor]) -> None:
