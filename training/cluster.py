@@ -37,17 +37,23 @@ class FinishedJob:
 
 
 def train_on_cluster(
-    jobs: Sequence[MemberJob], rows: LabelledImages, address: str, *, max_retries: int = 3
+    jobs: Sequence[MemberJob],
+    rows: LabelledImages,
+    address: str,
+    *,
+    scratch: Sequence[Path] | None = None,
+    max_retries: int = 3,
 ) -> Iterator[FinishedJob]:
     """Train members side by side, as many as the cluster has room for.
 
     The images travel once to each machine, weights and logs come back: no folder need be shared. A job whose process
-    dies is begun again elsewhere.
+    dies is begun again elsewhere; on a cluster of our own, where all processes see the same files, it goes on.
 
     Args:
         jobs: one a member.
         rows: what all of them train on.
         address: as ``ray.init`` takes it; ``local`` starts a cluster on this machine, and ends it.
+        scratch: folder of each job's checkpoints, for ``local`` alone.
         max_retries: of each job.
 
     Yields:
@@ -61,10 +67,11 @@ def train_on_cluster(
         import ray
 
         shared = ray.put(rows)
+        folders = [str(path.absolute()) for path in scratch] if scratch and address == LOCAL else [None] * len(jobs)
         running = {
             ray.remote(_train_remotely)
             .options(max_retries=max_retries, num_cpus=job.threads or 1, num_gpus=_gpus(job))
-            .remote(job, shared): place
+            .remote(job, shared, folders[place]): place
             for place, job in enumerate(jobs)
         }
         while running:
@@ -84,13 +91,15 @@ def _gpus(job: MemberJob) -> int:
     return int(job.device.startswith("cuda"))
 
 
-def _train_remotely(job: MemberJob, rows: LabelledImages) -> tuple[MemberFacts, dict[str, bytes]] | str:
+def _train_remotely(
+    job: MemberJob, rows: LabelledImages, scratch: str | None
+) -> tuple[MemberFacts, dict[str, bytes]] | str:
     """Give a member's facts and files, or, as errors don't all travel, what went wrong in words."""
     with tempfile.TemporaryDirectory(prefix="member-") as name:
-        folder, scratch = Path(name, "outputs"), Path(name, "scratch")
+        folder = Path(name, "outputs")
         folder.mkdir()
         try:
-            facts = train_into(job, rows, folder, scratch)
+            facts = train_into(job, rows, folder, Path(scratch or Path(name, "scratch")))
         except (TrainingError, ZooError) as error:
             return str(error)
         files = {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}

@@ -59,7 +59,8 @@ AddressOption = Annotated[
     typer.Option(
         "--address",
         metavar="CLUSTER",
-        help="Ray cluster to work on, such as auto or ray://head:10001. [default: none, this process]",
+        help="Ray cluster to train members side by side on, such as auto or HOST:6379; local starts one on this"
+        " machine, with a CPU thread a member. [default: none, one after the other]",
         rich_help_panel=_RUN,
     ),
 ]

@@ -149,7 +149,8 @@ def _train_there(
                 _tell_as_before(stage.done, listener)
         if waiting:
             advance = listener.begin(f"training {len(waiting)} members on the cluster", len(waiting))
-            for finished in train_on_cluster([planned[place].job for place in waiting], rows, address):
+            jobs, scratch = [planned[place].job for place in waiting], [stages[place].scratch for place in waiting]
+            for finished in train_on_cluster(jobs, rows, address, scratch=scratch):
                 stage = stages[waiting[finished.place]]
                 _write_files(finished, stage.path)
                 _finish(stage, finished.facts, listener)

@@ -6,7 +6,7 @@ from training.augment.config import AugmentConfig, Flip
 from training.config import RunConfig, SelectionConfig
 from training.data.data_set import DataSource
 from training.data.splits import SplitConfig
-from training.data_schedule.config import AllData
+from training.data_schedule.config import AllData, DataIncrement, DataScheduleConfig
 from training.loop_config import LoopConfig, Precision
 from training.lr import OneCycle
 from training.members import MemberConfig
@@ -29,6 +29,7 @@ class Scale:
     Attributes:
         widths: of the members, growing.
         epochs: of the members.
+        data_schedule: of the members.
         batch_size: images a step, of everything.
         peak_lr: largest learning rate, for the mean loss of a batch.
         proxy_width, proxy_epochs: of the model that selects.
@@ -37,6 +38,7 @@ class Scale:
 
     widths: tuple[int, ...]
     epochs: int
+    data_schedule: DataScheduleConfig
     batch_size: int
     peak_lr: float
     proxy_width: int
@@ -50,6 +52,7 @@ class Scale:
 CPU = Scale(
     widths=(4, 8, 16),
     epochs=10,
+    data_schedule=DataIncrement(fraction=0.5),
     batch_size=128,
     peak_lr=0.2,
     proxy_width=4,
@@ -63,6 +66,7 @@ CPU = Scale(
 GPU = Scale(
     widths=(8, 16, 32, 64),
     epochs=24,
+    data_schedule=AllData(),
     batch_size=512,
     peak_lr=0.4,
     proxy_width=16,
@@ -109,7 +113,9 @@ def resnet9_run(
         splits=splits,
         members=tuple(_member(name, width, loop) for name, width in members),
         selection=SelectionConfig(
-            proxy=_member("proxy", scale.proxy_width, replace(loop, epochs=scale.proxy_epochs)),
+            proxy=_member(
+                "proxy", scale.proxy_width, replace(loop, epochs=scale.proxy_epochs, data_schedule=AllData())
+            ),
             core_set=CoreSetConfig(seed=seed),
         ),
         policy_search=PolicySearchConfig(
@@ -134,6 +140,7 @@ def fast_loop(scale: Scale, augment: AugmentConfig, *, device: str, seed: int) -
         optim=OptimConfig(weight_decay=5e-4),
         lr=OneCycle(peak_lr=scale.peak_lr, warmup_share=0.2),
         augment=augment,
+        data_schedule=scale.data_schedule,
         label_smoothing=0.1,
         precision=Precision.BF16 if is_cuda else Precision.FP32,
         channels_last=True,
