@@ -109,8 +109,8 @@ def search_schedule(run: RunDir, order: Order, material: Material, chosen: Chose
         found = read_schedule_file(stage.path / SCHEDULE_FILE).metadata
         listener.tell(
             f"policy search: {found['population']} trials of {found['search_epochs']} epochs,"
-            f" {found['search_seconds']:.1f} s; the best has {found['segments']} policies and is"
-            f" {100 * found['validation_accuracy']:.1f} % right{'' if is_new else ' (as before)'}"
+            f" {found['search_seconds']:.1f} s; policies of the best: {found['segments']},"
+            f" which is {100 * found['validation_accuracy']:.1f} % right{'' if is_new else ' (as before)'}"
         )
         return stage.path / SCHEDULE_FILE
 
