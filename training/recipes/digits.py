@@ -28,7 +28,7 @@ def digits(*, device: str = "cpu", seed: int = 0) -> RunConfig:
         seed: of splits, selection, search and training.
     """
     short = LoopConfig(epochs=8, lr=OneCycle(peak_lr=0.1), augment=_SHIFT, seed=seed)
-    loop = replace(short, epochs=60, label_smoothing=0.05, data_schedule=DataIncrement(fraction=0.5))
+    loop = replace(short, epochs=50, label_smoothing=0.05, data_schedule=DataIncrement(fraction=0.5))
     return RunConfig(
         task="digits",
         source=DigitsSource(),
