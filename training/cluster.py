@@ -41,6 +41,7 @@ def train_on_cluster(
     rows: LabelledImages,
     address: str,
     *,
+    validation: LabelledImages | None = None,
     scratch: Sequence[Path] | None = None,
     max_retries: int = 3,
 ) -> Iterator[FinishedJob]:
@@ -53,6 +54,7 @@ def train_on_cluster(
         jobs: one a member.
         rows: what all of them train on.
         address: as ``ray.init`` takes it; ``local`` starts a cluster on this machine, and ends it.
+        validation: unseen images, for jobs that look at some.
         scratch: folder of each job's checkpoints, for ``local`` alone.
         max_retries: of each job.
 
@@ -66,12 +68,12 @@ def train_on_cluster(
     with ray_cluster(ray_config(address)):
         import ray
 
-        shared = ray.put(rows)
+        shared, unseen = ray.put(rows), ray.put(validation)
         folders = [str(path.absolute()) for path in scratch] if scratch and address == LOCAL else [None] * len(jobs)
         running = {
             ray.remote(_train_remotely)
             .options(max_retries=max_retries, num_cpus=job.threads or 1, num_gpus=_gpus(job))
-            .remote(job, shared, folders[place]): place
+            .remote(job, shared, unseen, folders[place]): place
             for place, job in enumerate(jobs)
         }
         while running:
@@ -92,14 +94,14 @@ def _gpus(job: MemberJob) -> int:
 
 
 def _train_remotely(
-    job: MemberJob, rows: LabelledImages, scratch: str | None
+    job: MemberJob, rows: LabelledImages, validation: LabelledImages | None, scratch: str | None
 ) -> tuple[MemberFacts, dict[str, bytes]] | str:
     """Give a member's facts and files, or, as errors don't all travel, what went wrong in words."""
     with tempfile.TemporaryDirectory(prefix="member-") as name:
         folder = Path(name, "outputs")
         folder.mkdir()
         try:
-            facts = train_into(job, rows, folder, Path(scratch or Path(name, "scratch")))
+            facts = train_into(job, rows, folder, Path(scratch or Path(name, "scratch")), validation=validation)
         except (TrainingError, ZooError) as error:
             return str(error)
         files = {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}

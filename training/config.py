@@ -47,6 +47,8 @@ class RunConfig:
         energy_country: three capitals (ISO 3166-1 alpha-3), such as ``FRA``, whose electricity the members are trained
             with: energy and CO2 are then measured by codecarbon. None measures none.
         tensorboard: the members' curves are also written for TensorBoard.
+        validate_every: epochs from one look at the calibration images to the next, for the members' curves and
+            DAWNBench tables; nothing is chosen by it. None looks at them only when all is trained.
     """
 
     task: str
@@ -62,6 +64,7 @@ class RunConfig:
     seed: int = 0
     energy_country: str | None = None
     tensorboard: bool = False
+    validate_every: int | None = None
 
     def __post_init__(self) -> None:
         _check_name("task", self.task)
@@ -71,8 +74,10 @@ class RunConfig:
         stages = {member_stage(name) for name in names}
         if len(stages) != len(names):
             raise ValueError(f"members: got names {names}; must differ in more than capitals and dots")
-        if self.threads is not None and self.threads < 1:
-            raise ValueError(f"threads: got {self.threads}; must be at least 1")
+        for name in ("threads", "validate_every"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(f"{name}: got {value}; must be at least 1")
         for should, settings in (("should_select", "selection"), ("should_search", "policy_search")):
             if getattr(self, should) and getattr(self, settings) is None:
                 raise ValueError(f"{should}: got true; must be false where {settings} is null")

@@ -37,6 +37,7 @@ class MemberJob:
         threads: CPU threads of torch's; None leaves them.
         energy_country: whose electricity is measured; None measures none.
         tensorboard: curves are written for TensorBoard too.
+        validate_every: epochs from one look at unseen images to the next; None never looks.
         scores_N: float32 [N], higher first, for a data schedule that is ordered by a score.
         selection, policy_schedule: how its images and policies came about; handed through to its facts.
     """
@@ -47,6 +48,7 @@ class MemberJob:
     threads: int | None = None
     energy_country: str | None = None
     tensorboard: bool = False
+    validate_every: int | None = None
     scores_N: FloatArray | None = None
     selection: JsonValue = None
     policy_schedule: JsonValue = None
@@ -92,7 +94,13 @@ class MemberFacts:
 
 
 def train_into(
-    job: MemberJob, rows: LabelledImages, folder: Path, scratch: Path, progress: Progress | None = None
+    job: MemberJob,
+    rows: LabelledImages,
+    folder: Path,
+    scratch: Path,
+    *,
+    validation: LabelledImages | None = None,
+    progress: Progress | None = None,
 ) -> MemberFacts:
     """Train a member, and write its weights and logs.
 
@@ -101,6 +109,7 @@ def train_into(
         rows: N images that it trains on.
         folder: exists; gets weights and logs.
         scratch: keeps checkpoints while it trains; a killed training goes on from there.
+        validation: unseen images, for a job that looks at some.
         progress: called after each epoch.
 
     Returns:
@@ -117,6 +126,8 @@ def train_into(
             job.normalisation,
             device=job.device,
             folder=scratch,
+            validation=None if job.validate_every is None else validation,
+            validate_every=job.validate_every or 1,
             scores_N=job.scores_N,
             progress=progress,
             energy_meter=None if job.energy_country is None else CodecarbonMeter(job.energy_country),

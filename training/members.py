@@ -77,6 +77,8 @@ def train_member(
     *,
     device: str = "cpu",
     folder: Path | None = None,
+    validation: LabelledImages | None = None,
+    validate_every: int = 1,
     scores_N: FloatArray | None = None,
     observers: Sequence[BatchObserver] = (),
     progress: Progress | None = None,
@@ -91,6 +93,8 @@ def train_member(
         normalisation: of their pixels; the exported graph must use the same.
         device: where to train.
         folder: gets the training's logs and checkpoints, from which a killed training goes on; None keeps nothing.
+        validation: unseen images for the curves; nothing is chosen by it.
+        validate_every: epochs from one look at them to the next.
         scores_N: float32 [N], higher first, for a data schedule that is ordered by a score.
         observers: hear of each batch.
         progress: called after each epoch.
@@ -113,6 +117,8 @@ def train_member(
         normalisation,
         device=device,
         folder=folder,
+        validation=validation,
+        validate_every=validate_every,
         scores_N=scores_N,
         observers=observers,
         progress=progress,

@@ -22,6 +22,17 @@ from training.run_dir import Input, RunDir
 from training.run_stage import FinishedStage, Stage
 from training.settings import from_json, to_json
 
+VALIDATION = "calibration"
+"""Part that members' curves are drawn on, where a run asks for them."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class _Images:
+    """What all members train on, and what their curves are drawn on."""
+
+    rows: LabelledImages
+    validation: LabelledImages
+
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class _Planned:
@@ -44,6 +55,7 @@ class _Planned:
             "threads": job.threads,
             "energy_country": job.energy_country,
             "tensorboard": job.tensorboard,
+            "validate_every": job.validate_every,
         }
 
 
@@ -74,9 +86,10 @@ def train_members(
         _plan(order.config, place, material, chosen, policy=policy, rankings=rankings)
         for place in range(len(order.config.members))
     ]
+    images = _Images(rows=chosen.rows, validation=material.parts.by_name[VALIDATION])
     if order.address is not None:
-        return _train_there(run, order.address, planned, chosen.rows, listener)
-    return tuple(_train_here(run, member, chosen.rows, listener) for member in planned)
+        return _train_there(run, order.address, planned, images, listener)
+    return tuple(_train_here(run, member, images, listener) for member in planned)
 
 
 def read_facts(stage: FinishedStage) -> MemberFacts:
@@ -113,6 +126,7 @@ def _plan(
         threads=config.threads,
         energy_country=config.energy_country,
         tensorboard=config.tensorboard,
+        validate_every=config.validate_every,
         scores_N=None if ranking is None else read_scores(ranking, chosen.rows),
         selection=chosen.description,
         policy_schedule=policy.description,
@@ -120,22 +134,26 @@ def _plan(
     inputs: dict[str, Input] = {"train": material.file("train"), **chosen.inputs, **policy.inputs}
     if ranking is not None:
         inputs["ranking"] = ranking
+    if config.validate_every is not None:
+        inputs["validation"] = material.file(VALIDATION)
     return _Planned(job=job, inputs=inputs)
 
 
-def _train_here(run: RunDir, member: _Planned, rows: LabelledImages, listener: Listener) -> FinishedStage:
+def _train_here(run: RunDir, member: _Planned, images: _Images, listener: Listener) -> FinishedStage:
     name = member.job.config.name
     with run.stage(member.stage, config=member.settings, inputs=member.inputs) as stage:
         if stage.is_done:
             _tell_as_before(stage.done, listener)
             return stage.done
         progress = EpochProgress(listener, name)
-        facts = train_into(member.job, rows, stage.path, stage.scratch, progress)
+        facts = train_into(
+            member.job, images.rows, stage.path, stage.scratch, validation=images.validation, progress=progress
+        )
         return _finish(stage, facts, listener)
 
 
 def _train_there(
-    run: RunDir, address: str, planned: Sequence[_Planned], rows: LabelledImages, listener: Listener
+    run: RunDir, address: str, planned: Sequence[_Planned], images: _Images, listener: Listener
 ) -> tuple[FinishedStage, ...]:
     """Train on a cluster what is not trained yet; each member's stage is finished as it comes back."""
     with ExitStack() as stack:
@@ -150,7 +168,7 @@ def _train_there(
         if waiting:
             advance = listener.begin(f"training {len(waiting)} members on the cluster", len(waiting))
             jobs, scratch = [planned[place].job for place in waiting], [stages[place].scratch for place in waiting]
-            for finished in train_on_cluster(jobs, rows, address, scratch=scratch):
+            for finished in train_on_cluster(jobs, images.rows, address, validation=images.validation, scratch=scratch):
                 stage = stages[waiting[finished.place]]
                 _write_files(finished, stage.path)
                 _finish(stage, finished.facts, listener)

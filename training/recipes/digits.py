@@ -53,5 +53,6 @@ def digits(*, device: str = "cpu", seed: int = 0) -> RunConfig:
         ),
         device=device,
         threads=1,
+        validate_every=5,
         seed=seed,
     )

@@ -128,6 +128,7 @@ def resnet9_run(
         ),
         device=device,
         seed=seed,
+        validate_every=1 if device.startswith("cuda") else 2,
     )
 
 

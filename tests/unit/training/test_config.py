@@ -82,6 +82,8 @@ def test_searching_needs_a_search_and_images_to_judge_on() -> None:
         replace(tiny(), splits=replace(tiny().splits, policy_validation=0))
 
 
-def test_threads() -> None:
+def test_threads_and_validation() -> None:
     with pytest.raises(ValueError, match="threads: got 0; must be at least 1"):
         replace(tiny(), threads=0)
+    with pytest.raises(ValueError, match="validate_every: got 0; must be at least 1"):
+        replace(tiny(), validate_every=0)

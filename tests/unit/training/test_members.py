@@ -78,7 +78,11 @@ def test_a_job_leaves_weights_and_logs_and_facts(few: LabelledImages, tmp_path: 
     folder.mkdir()
     seen: list[int] = []
     facts = train_into(
-        job(selection={"score": "margin"}), few, folder, tmp_path / "scratch", lambda report: seen.append(report.epoch)
+        job(selection={"score": "margin"}),
+        few,
+        folder,
+        tmp_path / "scratch",
+        progress=lambda report: seen.append(report.epoch),
     )
     assert sorted(path.name for path in folder.iterdir()) == sorted((WEIGHTS_FILE, *LOG_FILES))
     assert seen == [1, 2, 3]
@@ -92,6 +96,21 @@ def test_a_job_leaves_weights_and_logs_and_facts(few: LabelledImages, tmp_path: 
     assert facts.policy_schedule is None
     assert facts.data_schedule == {"schedule": "increment:0.5", "epochs": 3}
     assert from_json(MemberFacts, to_json(facts)) == facts
+
+
+def test_curves_on_unseen_images(few: LabelledImages, tmp_path: Path) -> None:
+    unseen = load_digits().take(np.arange(200, 260))
+    for every, epochs in ((None, []), (2, [2, 3]), (1, [1, 2, 3])):
+        folder = tmp_path / str(every)
+        folder.mkdir()
+        train_into(job(validate_every=every), few, folder, folder / "scratch", validation=unseen)
+        lines = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
+        assert [line["epoch"] for line in lines if line["validation_accuracy"] is not None] == epochs
+        table = (folder / "dawnbench.tsv").read_text().splitlines()
+        assert [int(line.split("\t")[0]) for line in table[1:]] == epochs
+    # Looking changes nothing.
+    files = [tmp_path / str(every) / WEIGHTS_FILE for every in (None, 2, 1)]
+    assert len({file.read_bytes() for file in files}) == 1
 
 
 def test_weights_load_by_name_into_a_new_model(few: LabelledImages, tmp_path: Path) -> None:
@@ -111,10 +130,10 @@ def test_a_killed_job_goes_on_to_the_same_bits(few: LabelledImages, tmp_path: Pa
         folder.mkdir()
     train_into(job(), few, whole, tmp_path / "scratch1")
     with pytest.raises(KeyboardInterrupt):
-        train_into(job(), few, resumed, tmp_path / "scratch2", stop)
+        train_into(job(), few, resumed, tmp_path / "scratch2", progress=stop)
     assert not list(resumed.iterdir())
     seen: list[int] = []
-    train_into(job(), few, resumed, tmp_path / "scratch2", lambda report: seen.append(report.epoch))
+    train_into(job(), few, resumed, tmp_path / "scratch2", progress=lambda report: seen.append(report.epoch))
     assert seen == [2, 3]
     assert (resumed / WEIGHTS_FILE).read_bytes() == (whole / WEIGHTS_FILE).read_bytes()
 
