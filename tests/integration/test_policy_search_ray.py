@@ -6,6 +6,7 @@ trial fails for good, the search stops; it is called again, and goes on from its
 
 import os
 import random
+import select
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -62,12 +63,17 @@ def _processes_below(parent: int) -> set[int]:
     return found
 
 
-def _is_alive(pid: int) -> bool:
+def _outlives(pid: int, seconds: float) -> bool:
+    """Tell whether a process is still there after so long; Ray's last ones end a moment after its shutdown."""
     try:
-        os.kill(pid, 0)
+        descriptor = os.pidfd_open(pid)
     except ProcessLookupError:
         return False
-    return True
+    try:
+        ended, _, _ = select.select([descriptor], [], [], seconds)
+    finally:
+        os.close(descriptor)
+    return not ended
 
 
 @dataclass(kw_only=True)
@@ -128,7 +134,7 @@ def story(tmp_path_factory: pytest.TempPathFactory) -> _Story:
             alone = replace(CONFIG, ray=replace(CONFIG.ray, cpus_per_trial=2))
             story.records = run_ray(alone, troubled, zero_policy(), folder=folder, progress=listen)
             story.is_attached = ray.is_initialized()
-        story.left = [pid for pid in story.started if _is_alive(pid)]
+        story.left = [pid for pid in story.started if _outlives(pid, 20)]
         # No cluster is started for a search that is done.
         story.again = run_ray(CONFIG, troubled, zero_policy(), folder=folder)
     return story
