@@ -52,7 +52,7 @@ def plan(
         ),
     ],
     members: Annotated[
-        str | None, typer.Option(metavar="A,B,...", help="Members to choose from. [default: all]")
+        str | None, typer.Option(metavar="A,B,...", help="Members to choose from. \\[default: all]")
     ] = None,
     max_members: Annotated[
         int, typer.Option(min=1, max=MAX_STAGES, help="Most stages of a policy.", rich_help_panel=_LIMITS)
@@ -60,13 +60,13 @@ def plan(
     combine: Annotated[
         Combine | None,
         typer.Option(
-            help="How members speak together. [default: what reaches the promise most cheaply; by hand: mean_probs]"
+            help="How members speak together. \\[default: what reaches the promise most cheaply; by hand: mean_probs]"
         ),
     ] = None,
     confidence: Annotated[
         Confidence | None,
         typer.Option(
-            help="How sure a prediction is, from 0 to 1. [default: what reaches the promise most cheaply; by hand:"
+            help="How sure a prediction is, from 0 to 1. \\[default: what reaches the promise most cheaply; by hand:"
             " max_prob]"
         ),
     ] = None,
@@ -75,7 +75,7 @@ def plan(
         typer.Option(
             parser=parse_flops,
             metavar="FLOPS",
-            help="Worst case per image, such as 250M; no policy may exceed it on any image. [default: no cap]",
+            help="Worst case per image, such as 250M; no policy may exceed it on any image. \\[default: no cap]",
             rich_help_panel=_LIMITS,
         ),
     ] = None,
@@ -84,7 +84,7 @@ def plan(
         typer.Option(
             parser=parse_flops,
             metavar="FLOPS",
-            help="Mean per image over the calibration images, such as 100M. [default: no cap]",
+            help="Mean per image over the calibration images, such as 100M. \\[default: no cap]",
             rich_help_panel=_LIMITS,
         ),
     ] = None,
@@ -93,7 +93,7 @@ def plan(
         typer.Option(
             metavar="SHARE",
             help="Promise at least this accuracy, from 0 to 1, such as 0.93, in place of --max-regret."
-            " [default: promise a regret]",
+            " \\[default: promise a regret]",
             rich_help_panel=_PLANNING,
         ),
     ] = None,
@@ -102,7 +102,7 @@ def plan(
         typer.Option(
             metavar="SHARE",
             help="Promise to lose at most this accuracy, from 0 to 1, against the most accurate single member."
-            f" [default: {DEFAULT_MAX_REGRET}]",
+            f" \\[default: {DEFAULT_MAX_REGRET}]",
             rich_help_panel=_PLANNING,
         ),
     ] = None,

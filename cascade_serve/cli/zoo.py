@@ -91,7 +91,7 @@ def add(
         Path | None,
         typer.Option(
             metavar="FILE",
-            help="Weights: .safetensors, .pt or .pth. [default: random]",
+            help="Weights: .safetensors, .pt or .pth. \\[default: random]",
             rich_help_panel=_TORCH,
         ),
     ] = None,
@@ -111,7 +111,7 @@ def add(
         float,
         typer.Option(
             help="Pixels 0..255 are multiplied by this before --mean and --std; a graph that takes uint8 gets them as"
-            " they are. [default: 1/255]",
+            " they are. \\[default: 1/255]",
             show_default=False,
             rich_help_panel=_ONNX,
         ),
@@ -128,7 +128,7 @@ def add(
         typer.Option(
             metavar="M[,M,M]",
             help="Subtracted per channel, on the scale where white is 1 (or as --scale makes it)."
-            " [default: the architecture's; 0 with --onnx]",
+            " \\[default: the architecture's; 0 with --onnx]",
             rich_help_panel=_IMAGES,
         ),
     ] = None,
@@ -136,7 +136,7 @@ def add(
         str | None,
         typer.Option(
             metavar="S[,S,S]",
-            help="Divided by per channel, after --mean. [default: the architecture's; 1 with --onnx]",
+            help="Divided by per channel, after --mean. \\[default: the architecture's; 1 with --onnx]",
             rich_help_panel=_IMAGES,
         ),
     ] = None,
@@ -146,7 +146,7 @@ def add(
             min=1,
             metavar="PIXELS",
             help="Height and width that the network sees; the graph resizes to it. Another size of the same weights"
-            " is another member. [default: the model's own]",
+            " is another member. \\[default: the model's own]",
             rich_help_panel=_IMAGES,
         ),
     ] = None,
@@ -155,7 +155,7 @@ def add(
         typer.Option(
             min=1,
             metavar="PIXELS",
-            help="Height and width of the task's images, set by its first member. [default: the images' common size,"
+            help="Height and width of the task's images, set by its first member. \\[default: the images' common size,"
             " else the model's own]",
             rich_help_panel=_IMAGES,
         ),

@@ -33,7 +33,7 @@ OutOption = Annotated[
     typer.Option(
         "--out",
         metavar="RUN_DIR",
-        help="Folder of the run; what an earlier run finished there is not done again. [default: runs/<recipe>]",
+        help="Folder of the run; what an earlier run finished there is not done again. \\[default: runs/<recipe>]",
         rich_help_panel=_RUN,
     ),
 ]
@@ -60,7 +60,7 @@ AddressOption = Annotated[
         "--address",
         metavar="CLUSTER",
         help="Ray cluster to train members side by side on, such as auto or HOST:6379; local starts one on this"
-        " machine, with a CPU thread a member. [default: none, one after the other]",
+        " machine, with a CPU thread a member. \\[default: none, one after the other]",
         rich_help_panel=_RUN,
     ),
 ]

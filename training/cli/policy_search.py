@@ -35,18 +35,18 @@ def search_policy(
     recipe: RecipeArgument,
     *,
     population: Annotated[
-        int | None, typer.Option(min=1, help="Trials. [default: the recipe's]", rich_help_panel=_SEARCH)
+        int | None, typer.Option(min=1, help="Trials. \\[default: the recipe's]", rich_help_panel=_SEARCH)
     ] = None,
     train_images: Annotated[
         int | None,
         typer.Option(
-            min=1, help="Images that each trial learns from. [default: the recipe's]", rich_help_panel=_SEARCH
+            min=1, help="Images that each trial learns from. \\[default: the recipe's]", rich_help_panel=_SEARCH
         ),
     ] = None,
     backend: Annotated[
         BackendName | None,
         typer.Option(
-            help="Ray Tune, or this process. [default: the recipe's; ray with --address]", rich_help_panel=_SEARCH
+            help="Ray Tune, or this process. \\[default: the recipe's; ray with --address]", rich_help_panel=_SEARCH
         ),
     ] = None,
     address: AddressOption = None,

@@ -23,7 +23,7 @@ def select(
         typer.Option(
             metavar="SCORE",
             help="least_confidence, entropy, margin, forgetting_events, k_center, ccs or random."
-            " [default: the recipe's]",
+            " \\[default: the recipe's]",
             rich_help_panel=_SELECTION,
         ),
     ] = None,
@@ -32,7 +32,7 @@ def select(
         typer.Option(
             metavar="F",
             help="Share of the training images to keep, or to end active learning at, above 0 and at most 1."
-            " [default: the recipe's]",
+            " \\[default: the recipe's]",
             rich_help_panel=_SELECTION,
         ),
     ] = None,

@@ -32,7 +32,7 @@ def train(
         Path | None,
         typer.Option(
             metavar="FILE",
-            help="Train on these images, as cascade-train select wrote them. [default: all]",
+            help="Train on these images, as cascade-train select wrote them. \\[default: all]",
             rich_help_panel=_MEMBERS,
         ),
     ] = None,
@@ -41,7 +41,7 @@ def train(
         typer.Option(
             metavar="FILE",
             help="Augment by this schedule, as cascade-train search-policy wrote it, or one of PBA's published text"
-            " files. [default: the recipe's augmentation]",
+            " files. \\[default: the recipe's augmentation]",
             rich_help_panel=_MEMBERS,
         ),
     ] = None,
@@ -50,7 +50,7 @@ def train(
         typer.Option(
             metavar="SCHEDULE",
             help="Which part of the data each epoch trains on: none, step:FRACTION:SHARE, increment:FRACTION,"
-            " cut:CUTS[:MODE] or infobatch. [default: the recipe's]",
+            " cut:CUTS[:MODE] or infobatch. \\[default: the recipe's]",
             rich_help_panel=_MEMBERS,
         ),
     ] = None,

@@ -1,5 +1,6 @@
 """Where a command's output goes wrong: no traceback, and an exit code that scripts can go by."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -23,3 +24,17 @@ def test_a_reader_that_has_enough_is_no_error() -> None:
         process.stdout.close()
         assert process.stderr.read() == ""
     assert process.returncode == 1
+
+
+@pytest.mark.parametrize(
+    ("words", "shown"),
+    [
+        (["cascade_serve", "plan"], "Members to choose from. [default: all]"),
+        (["cascade_serve", "zoo", "add"], "[default: random]"),
+        (["training", "run"], "[default: runs/<recipe>]"),
+    ],
+)
+def test_defaults_in_words_are_no_markup(words: list[str], shown: str) -> None:
+    command = [sys.executable, "-m", *words, "--help"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, env={**os.environ, "COLUMNS": "250"})
+    assert shown in done.stdout
