@@ -53,10 +53,9 @@ def run_command(*arguments: str | Path, program: str = _SERVE) -> None:
     ) as process:
         try:
             code = process.wait()
-        except BaseException:
-            # An error or signal in the demo must not leave a child behind.
+        finally:
+            # An error or signal in the demo must not leave a child behind; one that has ended is not touched.
             process.kill()
-            raise
     if code != 0:
         raise DemoError(f"{program} {arguments[0]} ended with exit code {code}")
 

@@ -3,12 +3,26 @@
 import onnxruntime
 import pytest
 
+_NEEDS = {"torch": "needs a CUDA device that torch can use", "onnxruntime": "needs a CUDA device and onnxruntime-gpu"}
+
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    if "CUDAExecutionProvider" in onnxruntime.get_available_providers():
-        return
-    skip = pytest.mark.skip(reason="needs a CUDA device and onnxruntime-gpu")
+    has_cuda: dict[str, bool] = {}
     for item in items:
         # The marker, not the keyword: a parameter may be called gpu too.
-        if item.get_closest_marker("gpu") is not None:
-            item.add_marker(skip)
+        marker = item.get_closest_marker("gpu")
+        if marker is None:
+            continue
+        library = str(marker.kwargs.get("library", "torch"))
+        if library not in has_cuda:
+            has_cuda[library] = _has_cuda(library)
+        if not has_cuda[library]:
+            item.add_marker(pytest.mark.skip(reason=_NEEDS[library]))
+
+
+def _has_cuda(library: str) -> bool:
+    if library == "onnxruntime":
+        return "CUDAExecutionProvider" in onnxruntime.get_available_providers()
+    import torch
+
+    return torch.cuda.is_available()

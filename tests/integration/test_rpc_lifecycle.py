@@ -9,7 +9,7 @@ from pathlib import Path
 
 import grpc
 import pytest
-from fake_engine import CASCADE, FakeEngine, image_of
+from fake_engine import CASCADE, FakeEngine, as_fake, image_of
 from google.protobuf.descriptor_pb2 import FileDescriptorProto
 from google.protobuf.descriptor_pool import DescriptorPool
 from grpc_health.v1 import health_pb2, health_pb2_grpc
@@ -46,11 +46,10 @@ def own(serve_cascade: ServeCascade) -> ServedCascade:
     return serve_cascade(ServerConfig(port=0, max_in_flight_requests=2))
 
 
-def fake_of(served: ServedCascade) -> FakeEngine:
-    engine = served.engines[-1]
-    if not isinstance(engine, FakeEngine):
-        pytest.skip("needs an engine that can be held")
-    return engine
+@pytest.fixture
+def own_fake(own: ServedCascade) -> FakeEngine:
+    """The engine of ``own``, for tests that hold it."""
+    return as_fake(own.engines[-1])
 
 
 def infer_request() -> pb2.ModelInferRequest:
@@ -182,29 +181,27 @@ def test_a_call_without_a_deadline_waits(served: ServedCascade, channel: grpc.Ch
     assert call.result(20).model_name == CASCADE
 
 
-def test_a_full_house_refuses_at_once_and_still_answers_probes(own: ServedCascade) -> None:
-    engine = fake_of(own)
-    engine.hold()
+def test_a_full_house_refuses_at_once_and_still_answers_probes(own: ServedCascade, own_fake: FakeEngine) -> None:
+    own_fake.hold()
     with ThreadPoolExecutor(2) as pool:
         inside = [pool.submit(own.client.infer, IMAGE_HWC, model=CASCADE) for _ in range(2)]
-        engine.wait_for_tickets(2)
+        own_fake.wait_for_tickets(2)
         with pytest.raises(RemoteOverloadedError, match=r"^RESOURCE_EXHAUSTED: 2 requests are in flight, the most"):
             own.client.infer(IMAGE_HWC, model=CASCADE)
         assert own.client.is_live()
         assert own.client.health() == "SERVING"
-        engine.release()
+        own_fake.release()
         assert [future.result(20).policy for future in inside] == ["default"] * 2
     assert own.metric("cascade_rejections_total", cascade="(unknown)", reason="full") == 1
 
 
-def test_a_drain_reports_refuses_finishes_and_closes(own: ServedCascade) -> None:
-    engine = fake_of(own)
-    engine.hold()
+def test_a_drain_reports_refuses_finishes_and_closes(own: ServedCascade, own_fake: FakeEngine) -> None:
+    own_fake.hold()
     with ThreadPoolExecutor(2) as pool, grpc.insecure_channel(own.address) as channel:
         watch = health_pb2_grpc.HealthStub(channel).Watch(health_pb2.HealthCheckRequest(), timeout=20)
         assert next(watch).status == health_pb2.HealthCheckResponse.SERVING
         inside = pool.submit(own.client.infer, IMAGE_HWC, model=CASCADE)
-        engine.wait_for_tickets(1)
+        own_fake.wait_for_tickets(1)
         stopped = pool.submit(own.server.stop, grace_s=20)
         assert [response.status for response in watch] == [health_pb2.HealthCheckResponse.NOT_SERVING]
         while own.client.is_ready(CASCADE):
@@ -214,7 +211,7 @@ def test_a_drain_reports_refuses_finishes_and_closes(own: ServedCascade) -> None
         assert own.client.health() == "NOT_SERVING"
         assert not own.client.is_ready()
         assert not own.client.is_ready(CASCADE)
-        engine.release()
+        own_fake.release()
         assert inside.result(20).policy == "default"
         assert stopped.result(20) is True
     with pytest.raises(RemoteUnavailableError):
@@ -223,16 +220,15 @@ def test_a_drain_reports_refuses_finishes_and_closes(own: ServedCascade) -> None
     assert own.server.stop()
 
 
-def test_calls_past_the_grace_are_cut_off(own: ServedCascade) -> None:
-    engine = fake_of(own)
-    engine.hold()
+def test_calls_past_the_grace_are_cut_off(own: ServedCascade, own_fake: FakeEngine) -> None:
+    own_fake.hold()
     with ThreadPoolExecutor(1) as pool:
         inside = pool.submit(own.client.infer, IMAGE_HWC, model=CASCADE)
-        engine.wait_for_tickets(1)
+        own_fake.wait_for_tickets(1)
         assert own.server.stop(grace_s=0.1) is False
         with pytest.raises((RemoteCancelledError, RemoteUnavailableError)):
             inside.result(20)
-    assert engine.num_cancelled == 1
+    assert own_fake.num_cancelled == 1
 
 
 def test_an_open_reflection_stream_does_not_hold_up_the_stop(own: ServedCascade) -> None:

@@ -15,7 +15,7 @@ from cascade_serve.core.plan import Certificate, Fingerprint, Member, Plan, Poli
 from cascade_serve.core.request import ExitReason, Reply, Request
 from cascade_serve.core.route import Route, make_route
 from cascade_serve.engine.committee import CommitteeEngine
-from cascade_serve.engine.protocol import EngineConfig, MemberStatistics, Observer
+from cascade_serve.engine.protocol import Engine, EngineConfig, MemberStatistics, Observer
 from cascade_serve.errors import AbandonedError, LateError, OverloadedError, UnavailableError
 
 CASCADE = "pets"
@@ -237,3 +237,9 @@ class FakeEngine:
         """Wait until so many requests are in the engine."""
         with self.changed:
             assert self.changed.wait_for(lambda: len(self.tickets) == count, 20)
+
+
+def as_fake(engine: Engine) -> FakeEngine:
+    """Give an engine that can be held; a test that asks is run on no other."""
+    assert isinstance(engine, FakeEngine)
+    return engine

@@ -80,7 +80,7 @@ def test_a_graph_for_another_task_is_refused(
         make_runners(bundle, EngineConfig(), Device.CPU)
 
 
-@pytest.mark.gpu
+@pytest.mark.gpu(library="onnxruntime")
 def test_cuda_gives_the_logits_of_the_cpu(bundle: Bundle) -> None:
     (cpu,) = make_runners(bundle, EngineConfig(), Device.CPU)
     (cuda,) = make_runners(bundle, EngineConfig(), Device.CUDA)
