@@ -3,11 +3,12 @@
 import logging
 import os
 import signal
-import threading
 from collections.abc import Callable
 from dataclasses import replace
 from enum import StrEnum
 from pathlib import Path
+from queue import SimpleQueue
+from threading import Thread
 from types import FrameType
 from typing import Annotated
 
@@ -216,22 +217,23 @@ def serve(  # noqa: PLR0917 - typer reads the options from the parameters
 
 def run(config: ServeConfig) -> None:
     """Serve until a signal says to stop. Further ones change nothing, but that Ctrl-C twice ends at once."""
-    stop = threading.Event()
+    # A handler may run within any line of this thread: of all the queues, events and locks only this one can take that.
+    signals: SimpleQueue[int] = SimpleQueue()
     is_loading = True
 
-    def on_stop(number: int, _frame: FrameType | None) -> None:
+    def on_signal(number: int, _frame: FrameType | None) -> None:
+        nonlocal is_loading
         if number == signal.SIGINT:
             signal.signal(number, signal.SIG_DFL)
-        is_first = not stop.is_set()
-        stop.set()
+        signals.put(number)
         # Large models load for minutes, which nothing else could end.
-        if is_first and is_loading:
+        if is_loading and number != signal.SIGHUP:
+            is_loading = False
             raise KeyboardInterrupt
 
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, on_stop)
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, on_signal)
     process = ServingProcess(config)
-    signal.signal(signal.SIGHUP, lambda *_: threading.Thread(target=process.repository.refresh).start())
     try:
         process.start()
         is_loading = False
@@ -241,7 +243,8 @@ def run(config: ServeConfig) -> None:
             f" metrics on http://{config.server.host}:{process.metrics_server.port}/metrics",
             flush=True,
         )
-        stop.wait()
+        while signals.get() == signal.SIGHUP:
+            Thread(target=process.repository.refresh, name="refresh", daemon=True).start()
         _log.info("stopping: %d requests in flight", process.server.in_flight)
     except KeyboardInterrupt:
         _log.info("stopping before every cascade was loaded")

@@ -2,6 +2,7 @@
 
 import threading
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 
 import grpc
 from grpc_health.v1.health_pb2 import HealthCheckRequest, HealthCheckResponse
@@ -12,6 +13,21 @@ _UNKNOWN = HealthCheckResponse.SERVICE_UNKNOWN
 
 # None ends the stream.
 _Send = Callable[[HealthCheckResponse | None], None]
+
+
+@dataclass(eq=False, slots=True)
+class _Watch:
+    """One open stream.
+
+    Attributes:
+        service: that it asks about.
+        send: gives it an answer, and returns when that is on its way.
+        told: what it was told last.
+    """
+
+    service: str
+    send: _Send
+    told: HealthCheckResponse.ServingStatus.ValueType | None = None
 
 
 class HealthServicer:
@@ -25,8 +41,9 @@ class HealthServicer:
 
     def __init__(self, read: Callable[[], Mapping[str, bool]]) -> None:
         self._read = read
-        self._lock = threading.Lock()
-        self._told: dict[tuple[str, _Send], HealthCheckResponse.ServingStatus.ValueType] = {}
+        # Held while watches are told, so that a slower thread does not tell an older state last.
+        self._telling = threading.Lock()
+        self._watches: set[_Watch] = set()
         self._is_draining = False
 
     def Check(self, request: HealthCheckRequest, context: grpc.ServicerContext) -> HealthCheckResponse:
@@ -39,46 +56,46 @@ class HealthServicer:
 
     def Watch(self, request: HealthCheckRequest, context: grpc.ServicerContext, send_response_callback: _Send) -> None:
         """Tell one service's status now and at every change, without holding a thread."""
-        key = (request.service, send_response_callback)
-        with self._lock:
-            self._tell(key, self._status(request.service, self._read()))
-        if self._is_draining or not context.add_callback(lambda: self._forget(key)):
-            self._forget(key)
+        watch = _Watch(request.service, send_response_callback)
+        # NOTE: grpc calls this on the thread that also ends every send, so it may wait for no lock.
+        context.add_callback(lambda: self._watches.discard(watch))
+        with self._telling:
+            self._watches.add(watch)
+            self._tell(watch, self._status(watch.service, self._read()))
+            if self._is_draining:
+                self._end(watch)
+        if not context.is_active():
+            # It may have ended before it was added.
+            self._watches.discard(watch)
 
     # NOTE: grpc looks for this attribute; without it a watch would hold a handler thread as long as it lasts.
     Watch.experimental_non_blocking = True  # type: ignore[attr-defined]
 
     def refresh(self) -> None:
         """Tell the watches whose service's status has changed."""
-        with self._lock:
-            # Read under the lock: a slower thread must not tell an older state last.
+        with self._telling:
             statuses = self._read()
-            for key, told in list(self._told.items()):
-                status = self._status(key[0], statuses)
-                if status != told:
-                    self._tell(key, status)
+            for watch in tuple(self._watches):
+                self._tell(watch, self._status(watch.service, statuses))
 
     def drain(self) -> None:
         """Report NOT_SERVING from now on, tell the watches so, and end them."""
-        with self._lock:
-            self._is_draining = True
+        self._is_draining = True
         self.refresh()
-        with self._lock:
-            keys = list(self._told)
-        for key in keys:
-            self._forget(key)
+        with self._telling:
+            for watch in tuple(self._watches):
+                self._end(watch)
 
     def _status(self, service: str, statuses: Mapping[str, bool]) -> HealthCheckResponse.ServingStatus.ValueType:
         if service not in statuses:
             return _UNKNOWN
         return SERVING if statuses[service] and not self._is_draining else NOT_SERVING
 
-    def _tell(self, key: tuple[str, _Send], status: HealthCheckResponse.ServingStatus.ValueType) -> None:
-        self._told[key] = status
-        key[1](HealthCheckResponse(status=status))
+    def _tell(self, watch: _Watch, status: HealthCheckResponse.ServingStatus.ValueType) -> None:
+        if status != watch.told:
+            watch.told = status
+            watch.send(HealthCheckResponse(status=status))
 
-    def _forget(self, key: tuple[str, _Send]) -> None:
-        with self._lock:
-            if self._told.pop(key, None) is None:
-                return
-        key[1](None)
+    def _end(self, watch: _Watch) -> None:
+        self._watches.discard(watch)
+        watch.send(None)
