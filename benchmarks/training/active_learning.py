@@ -78,7 +78,6 @@ def make_experiment(setting: Setting, sizes: tuple[int, ...]) -> Experiment:
             "labels": sizes,
         },
         standing=EVIDENCE if setting.name == "digits" or setting.train_images is None else OPEN,
-        command=f"python -m benchmarks.training.active_learning --task {setting.name}",
     )
 
 

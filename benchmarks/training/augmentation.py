@@ -132,7 +132,6 @@ def make_experiment(study: _Study) -> Experiment:
             "search": f"{study.population} trials of {study.search_epochs} epochs, {setting.proxy.architecture}",
         },
         standing=EVIDENCE if setting.device != "cpu" and setting.train_images is None else OPEN,
-        command=f"python -m benchmarks.training.augmentation --task {setting.name}",
     )
 
 

@@ -85,10 +85,6 @@ def make_experiment(setting: Setting, fraction: float, *, same_steps: bool) -> E
         ratios=("with selection, process s",),
         settings={**setting.describe(), "proxy": _describe(setting.proxy), "fraction": fraction},
         standing=EVIDENCE if setting.name == "digits" or setting.train_images is None else OPEN,
-        command=(
-            f"python -m benchmarks.training.core_sets --task {setting.name} --fraction {fraction:g}"
-            f"{' --same-steps' if same_steps else ''}"
-        ),
     )
 
 

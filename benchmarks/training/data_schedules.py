@@ -56,7 +56,6 @@ def make_experiment(setting: Setting) -> Experiment:
         ratios=("evaluations", "process s"),
         settings=setting.describe(),
         standing=EVIDENCE if setting.name == "digits" or setting.train_images is None else OPEN,
-        command=f"python -m benchmarks.training.data_schedules --task {setting.name}",
     )
 
 

@@ -8,6 +8,7 @@ unless the versions or the settings behind it have changed.
 import argparse
 import hashlib
 import json
+import shlex
 import statistics
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -49,7 +50,6 @@ class Experiment:
         ratios: columns that are shown as ratios to the baseline too.
         settings: whatever the figures depend on besides arm and seed; a change of it runs everything again.
         standing: ``EVIDENCE``, or ``OPEN`` where hardware made it too small to settle anything.
-        command: that reproduces it.
     """
 
     name: str
@@ -60,7 +60,6 @@ class Experiment:
     ratios: Sequence[str] = ()
     settings: Mapping[str, object] = field(default_factory=dict)
     standing: str = EVIDENCE
-    command: str = ""
 
 
 def run_experiment(experiment: Experiment, seeds: Sequence[int], out: Path) -> str:
@@ -121,9 +120,24 @@ def make_table(
     )
     settings = ", ".join(f"{name} {value}" for name, value in experiment.settings.items())
     return (
-        f"### {experiment.title}\n\n*{experiment.standing}*. `{experiment.command}`\n\n{note}"
+        f"### {experiment.title}\n\n*{experiment.standing}*. `{_command()}`\n\n{note}"
         f"{f' Settings: {settings}.' if settings else ''}\n\n" + "\n".join(lines) + "\n"
     )
+
+
+def _command() -> str:
+    """Give the command as it was typed, but for where its files lie."""
+    words = iter(sys.argv[1:])
+    kept = []
+    for word in words:
+        if word in {"--out", "--data", "--schedule"}:
+            value = next(words)
+            if word == "--out":
+                continue
+            kept += [word, Path(value).name if word == "--schedule" else "DATA"]
+        else:
+            kept.append(word)
+    return shlex.join(["python", "-m", f"benchmarks.training.{Path(sys.argv[0]).stem}", *kept])
 
 
 def _spread(values: Sequence[float]) -> str:

@@ -13,6 +13,7 @@ import shutil
 import subprocess
 import sys
 import time
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from benchmarks.committee import Result, evaluate, print_table, run
 from benchmarks.server import serve
 from benchmarks.training.environment import describe
 from cascade_serve.bundle import load_bundle
+from cascade_serve.core.plan import Member, Plan
 from training.augment.config import AugmentConfig, Flip
 from training.config import RunConfig
 from training.data_schedule.build import make_data_schedule
@@ -85,20 +87,52 @@ def print_members(run_folder: Path) -> None:
         )
 
 
+def print_training_cost(out: Path, singles: Sequence[Member], plan: Plan, results: Mapping[str, Result]) -> None:
+    """Print what each committee cost to train, beside the single members.
+
+    A training step is taken as three forward passes: the backward pass computes two gradients, of the inputs and of the
+    weights, each as dear as the forward pass (Kaplan et al., arXiv 2001.08361, section 2.1).
+    """
+    record: dict[str, Any] = json.loads((out / "run/run.json").read_text())
+    logs = {
+        name: json.loads((out / "run" / folder / "log.jsonl").read_text().splitlines()[-1])
+        for name, folder in record["members"].items()
+    }
+    flops = {member.name: 3 * member.flops * logs[member.name]["evaluations"] for member in singles}
+    seconds = {name: log["process_seconds"] for name, log in logs.items()}
+    biggest = max(flops, key=flops.__getitem__)
+    trained = {f"{name} alone": (name,) for name in flops}
+    for name in results.keys() & plan.policies.keys():
+        trained[name] = tuple(stage.member for stage in plan.policies[name].stages)
+    print("\n| what is trained | members | training FLOPs | ratio | process s | ratio | val accuracy % |")
+    print("| --- | --- | --- | --- | --- | --- | --- |")
+    for title, names in trained.items():
+        total, took = sum(flops[name] for name in names), sum(seconds[name] for name in names)
+        accuracy = f"{100 * results[title].correct_N.mean():.2f}" if title in results else "-"
+        print(
+            f"| {title} | {', '.join(names)} | {total:.3g} | {total / flops[biggest]:.2f}"
+            f" | {took:.0f} | {took / seconds[biggest]:.2f} | {accuracy} |"
+        )
+
+
 def judge(out: Path) -> None:
-    """Plan, serve, and send the val images under the default policy and to the biggest member alone."""
+    """Plan, serve, and send the val images under some policies and to each member alone."""
     zoo, repository = out / "zoo" / TASK, out / "repository"
     run("plan", zoo, "--out", repository / TASK / "1", "--report", out / "report")
-    biggest = json.loads((out / "run/run.json").read_text())["config"]["members"][-1]["name"]
-    run("plan", zoo, "--out", repository / "largest" / "1", "--stages", biggest)
-    flops = load_bundle(repository / "largest" / "1").plan.members[0].flops
+    names = [member["name"] for member in json.loads((out / "run/run.json").read_text())["config"]["members"]]
+    for name in names:
+        run("plan", zoo, "--out", repository / name / "1", "--stages", name)
+    plan = load_bundle(repository / TASK / "1").plan
+    singles = [load_bundle(repository / name / "1").plan.members[0] for name in names]
+    biggest = singles[-1]
     with serve(repository) as server:
-        largest = evaluate(server.address, out, "largest", biggest)
-        results: dict[str, Result] = {f"{biggest} alone": largest}
+        results = {f"{name} alone": evaluate(server.address, out, name, name) for name in names}
         for policy in ("default", "fast", "accurate"):
             results[policy] = evaluate(server.address, out, TASK, policy, "--policy", policy)
+    largest = results[f"{biggest.name} alone"]
     print(f"\n{len(largest.correct_N)} val images through gRPC\n")
-    print_table(results, largest, flops)
+    print_table(results, largest, biggest.flops)
+    print_training_cost(out, singles, plan, results)
 
 
 def main() -> None:

@@ -154,7 +154,6 @@ def _of_models(setting: Setting, kind: str, models: list[MemberConfig]) -> Exper
         ratios=("process s",),
         settings=setting.describe(),
         standing=EVIDENCE if setting.train_images is None and setting.device != "cpu" else OPEN,
-        command=f"python -m benchmarks.training.ladder {kind}",
     )
 
 
