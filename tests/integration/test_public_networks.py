@@ -25,10 +25,10 @@ from cascade_serve.engine.protocol import EngineConfig
 from cascade_serve.rpc.server import ServerConfig
 from cascade_serve.serving import ServeConfig, ServingProcess
 from cascade_serve.zoo import Addition, TorchModel, add_member
-from model_zoo.export import ServedModule
 from model_zoo.flops import count_model
 from model_zoo.graph import random_images
 from model_zoo.registry import build_model
+from model_zoo.served import ServedModule
 from model_zoo.store import WEIGHTS_FILE, read_member
 from model_zoo.weights import load_weights
 from training.weights import write_weights
