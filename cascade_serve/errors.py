@@ -8,7 +8,8 @@ CascadeError
 │   └── MissingExtraError      an optional package is needed and absent
 └── RequestError               one request can't be answered; others are not disturbed
     ├── InvalidRequestError    bad tensor, parameter or cap
-    ├── NotFoundError          unknown cascade, version or policy
+    ├── NotFoundError          unknown cascade, version, policy or shared memory region
+    ├── ExistsError            a shared memory region of that name is registered already
     ├── NotAllowedError        the server was not started with the flag that allows this call
     ├── OverloadedError        every slot is taken
     ├── LateError              the deadline passed
@@ -64,7 +65,7 @@ class InvalidRequestError(RequestError):
 
 
 class NotFoundError(RequestError):
-    """Unknown cascade, version or policy.
+    """Unknown cascade, version, policy or shared memory region.
 
     Args:
         kind: what was looked for, such as "cascade".
@@ -74,6 +75,18 @@ class NotFoundError(RequestError):
 
     def __init__(self, kind: str, name: str, known: list[str]) -> None:
         super().__init__(f"{kind} {name!r} not found; known: {', '.join(known) or 'none'}")
+
+
+class ExistsError(RequestError):
+    """The name is taken.
+
+    Args:
+        kind: what was to be made, such as "shared memory region".
+        name: the name.
+    """
+
+    def __init__(self, kind: str, name: str) -> None:
+        super().__init__(f"{kind} {name!r} is there already")
 
 
 class NotAllowedError(RequestError):

@@ -83,11 +83,20 @@ def serve(  # noqa: PLR0917 - typer reads the options from the parameters
         int, typer.Option(metavar="N", help="Threads inside one run.", rich_help_panel=_ENGINE_PANEL)
     ] = _ENGINE.threads_per_worker,
     max_batch_size: Annotated[
-        int, typer.Option(metavar="ROWS", help="Rows of one run of a member.", rich_help_panel=_ENGINE_PANEL)
+        int,
+        typer.Option(
+            metavar="ROWS",
+            help="Most rows of one run of a member; fewer where its profile in the plan says that more don't pay.",
+            rich_help_panel=_ENGINE_PANEL,
+        ),
     ] = _ENGINE.max_batch_size,
     max_queue_delay_s: Annotated[
         float,
-        typer.Option(metavar="SECONDS", help="A row may wait so long for a full batch.", rich_help_panel=_ENGINE_PANEL),
+        typer.Option(
+            metavar="SECONDS",
+            help="A row may wait so long for a fuller batch, where one pays.",
+            rich_help_panel=_ENGINE_PANEL,
+        ),
     ] = _ENGINE.max_queue_delay_s,
     allow_uncertified: Annotated[
         bool,
@@ -166,6 +175,13 @@ def serve(  # noqa: PLR0917 - typer reads the options from the parameters
             "--allow-repository-control", help="Let callers load and unload cascades.", rich_help_panel=_CHANGE_PANEL
         ),
     ] = False,
+    allow_shared_memory: Annotated[
+        bool,
+        typer.Option(
+            "--allow-shared-memory",
+            help="Let callers on this machine pass tensors by shared memory, in any object that this process may open.",
+        ),
+    ] = _SERVER.allow_shared_memory,
     tls_certificate: Annotated[
         Path | None, typer.Option(metavar="PEM", help="Server's chain.", rich_help_panel=_TLS_PANEL)
     ] = None,
@@ -188,6 +204,7 @@ def serve(  # noqa: PLR0917 - typer reads the options from the parameters
                 decode_limits=replace(_SERVER.decode_limits, max_pixels=max_image_pixels),
                 max_request_pixels=max_request_pixels,
                 allow_repository_control=allow_repository_control,
+                allow_shared_memory=allow_shared_memory,
                 max_connection_age_s=max_connection_age_s,
                 reuse_port=reuse_port,
                 tls=_tls(tls_certificate, tls_key, tls_client_authority),

@@ -8,18 +8,25 @@ from functools import lru_cache
 
 from cascade_serve.core.plan import Plan
 from cascade_serve.core.request import Reply, Request
+from cascade_serve.rpc.outputs import OUTPUTS, Wanted, check_room, read_outputs
 from cascade_serve.rpc.parameters import read_parameters
+from cascade_serve.rpc.shared_memory import BYTE_SIZE, OFFSET, REGION, RegionTable
 from cascade_serve.rpc.stubs.grpc_service_pb2 import ModelInferRequest, ModelInferResponse
-from cascade_serve.rpc.tensors import OUTPUTS, Admission, read_images, read_output_names
+from cascade_serve.rpc.tensors import Admission, read_images
 from model_zoo.preprocess import DecodeLimits
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Query:
-    """A request as the engine takes it, and the outputs that its answer shall have."""
+    """A request as the engine takes it, and the outputs that its answer shall have.
+
+    Attributes:
+        request: the rows and the caller's terms.
+        outputs: of the answer.
+    """
 
     request: Request
-    outputs: tuple[str, ...]
+    outputs: Wanted
 
 
 def decode_request(
@@ -31,6 +38,7 @@ def decode_request(
     max_request_pixels: int,
     deadline_s: float | None,
     is_wanted: Callable[[], bool],
+    regions: RegionTable | None = None,
 ) -> Query:
     """Read a request.
 
@@ -42,9 +50,11 @@ def decode_request(
         max_request_pixels: of all encoded images of a request together.
         deadline_s: gRPC's own, on ``time.monotonic``'s clock; a ``timeout`` parameter may set an earlier one.
         is_wanted: tells whether the caller still waits.
+        regions: the shared memory that is registered; None where none is served.
 
     Raises:
         InvalidRequestError: a tensor, an output or a parameter is not what the cascade takes.
+        NotFoundError: a region of shared memory is not registered.
         LateError: the deadline passed while images were decoded.
         AbandonedError: the caller went meanwhile.
     """
@@ -52,7 +62,7 @@ def decode_request(
     if timeout_s is not None:
         own_s = time.monotonic() + timeout_s
         deadline_s = own_s if deadline_s is None else min(own_s, deadline_s)
-    outputs = read_output_names(message)
+    outputs = read_outputs(message, regions)
     admission = Admission(
         task=plan.task,
         max_rows=max_rows,
@@ -60,22 +70,44 @@ def decode_request(
         max_request_pixels=max_request_pixels,
         deadline_s=deadline_s,
         is_wanted=is_wanted,
+        regions=regions,
     )
     images_BHWC = read_images(message, admission)
+    if outputs.spans:
+        check_room(outputs, len(images_BHWC), len(plan.task.classes))
     return Query(request=Request(images_BHWC=images_BHWC, terms=terms, deadline_s=deadline_s), outputs=outputs)
 
 
 def encode_reply(
-    reply: Reply, outputs: tuple[str, ...], model_name: str, model_version: int, request_id: str
+    reply: Reply, outputs: Wanted, model_name: str, model_version: int, request_id: str
 ) -> ModelInferResponse:
-    """Write an answer: the outputs asked for, in that order, and the response's two parameters."""
+    """Write an answer: the outputs asked for, in that order, and the response's two parameters.
+
+    Raises:
+        InvalidRequestError: shared memory that an output shall go to can't be written.
+    """
     response = ModelInferResponse()
     response.CopyFrom(
-        _head(model_name, model_version, outputs, reply.probabilities_BK.shape, reply.policy, reply.certified)
+        _head(model_name, model_version, outputs.names, reply.probabilities_BK.shape, reply.policy, reply.certified)
     )
     response.id = request_id
-    response.raw_output_contents.extend([OUTPUTS[name].write(reply) for name in outputs])
+    contents = [OUTPUTS[name].write(reply) for name in outputs.names]
+    if outputs.spans:
+        _share(contents, outputs, response)
+    response.raw_output_contents.extend(contents)
     return response
+
+
+def _share(contents: list[bytes], outputs: Wanted, response: ModelInferResponse) -> None:
+    """Move contents to shared memory, and leave an empty entry and a note of where they went."""
+    for index, name in enumerate(outputs.names):
+        if (span := outputs.spans.get(name)) is not None:
+            span.write(contents[index])
+            parameters = response.outputs[index].parameters
+            parameters[REGION].string_param = span.region.spec.name
+            parameters[BYTE_SIZE].int64_param = len(contents[index])
+            parameters[OFFSET].int64_param = span.offset
+            contents[index] = b""
 
 
 # NOTE: shared by all threads; to be copied, never changed.

@@ -10,10 +10,11 @@ from cascade_serve.bundle import GRAPH_FILE
 from cascade_serve.core.cost import cumulative_flops
 from cascade_serve.core.plan import DEFAULT_POLICY, Calibration, Plan, Policy
 from cascade_serve.rpc.directory import Subject, member_name
+from cascade_serve.rpc.outputs import OUTPUTS
 from cascade_serve.rpc.ports import Served
 from cascade_serve.rpc.stubs import model_config_pb2 as config_pb2
 from cascade_serve.rpc.stubs.grpc_service_pb2 import ModelMetadataResponse
-from cascade_serve.rpc.tensors import ENCODED, IMAGES, OUTPUTS
+from cascade_serve.rpc.tensors import ENCODED, IMAGES
 
 CASCADE_PLATFORM = "ensemble"
 _LOGITS = "logits"

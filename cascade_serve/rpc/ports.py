@@ -1,4 +1,4 @@
-"""What the RPC side needs of the repository: the cascades that are served, and a hold on one while a request runs."""
+"""What the RPC side needs of others: the cascades that are served, a hold on one, and who knows the shared regions."""
 
 from contextlib import AbstractContextManager
 from typing import Protocol
@@ -6,6 +6,7 @@ from typing import Protocol
 from cascade_serve.bundle import Bundle
 from cascade_serve.engine.protocol import Engine
 from cascade_serve.repository import IndexEntry
+from cascade_serve.rpc.shared_memory import RegionSpec
 
 
 class Served(Protocol):
@@ -71,5 +72,35 @@ class Repository(Protocol):
 
         Raises:
             NotFoundError: it is not loaded.
+        """
+        ...
+
+
+class RegionControl(Protocol):
+    """What callers may change about shared memory: by default one process's table, else those of all its siblings."""
+
+    def register(self, spec: RegionSpec) -> None:
+        """Make a region known.
+
+        Raises:
+            InvalidRequestError: name, key or numbers are out of their range, or there is no such object, or it is
+                shorter.
+            ExistsError: the name is taken.
+            OverloadedError: there are too many regions.
+        """
+        ...
+
+    def unregister(self, name: str = "") -> None:
+        """Forget a region, or all without a name; one that is not registered is no error.
+
+        Requests that use it end undisturbed.
+        """
+        ...
+
+    def status(self, name: str = "") -> list[RegionSpec]:
+        """List a region, or all without a name.
+
+        Raises:
+            NotFoundError: it is not registered.
         """
         ...

@@ -2,7 +2,8 @@
 
 RemoteError                    the server answered with an error, can't be reached, or answered nonsense
 ├── RemoteInvalidError         INVALID_ARGUMENT: a tensor, parameter or cap is refused
-├── RemoteNotFoundError        NOT_FOUND: unknown cascade, version or policy
+├── RemoteNotFoundError        NOT_FOUND: unknown cascade, version, policy or shared memory region
+├── RemoteExistsError          ALREADY_EXISTS: a shared memory region of that name is registered already
 ├── RemoteNotAllowedError      PERMISSION_DENIED: the server was not started so
 ├── RemoteOverloadedError      RESOURCE_EXHAUSTED: the server is full, or a message too long
 ├── RemoteLateError            DEADLINE_EXCEEDED
@@ -40,7 +41,11 @@ class RemoteInvalidError(RemoteError):
 
 
 class RemoteNotFoundError(RemoteError):
-    """Unknown cascade, version or policy."""
+    """Unknown cascade, version, policy or shared memory region."""
+
+
+class RemoteExistsError(RemoteError):
+    """A shared memory region of that name is registered already."""
 
 
 class RemoteNotAllowedError(RemoteError):
@@ -70,6 +75,7 @@ class RemoteInternalError(RemoteError):
 _ERRORS: dict[grpc.StatusCode, type[RemoteError]] = {
     grpc.StatusCode.INVALID_ARGUMENT: RemoteInvalidError,
     grpc.StatusCode.NOT_FOUND: RemoteNotFoundError,
+    grpc.StatusCode.ALREADY_EXISTS: RemoteExistsError,
     grpc.StatusCode.PERMISSION_DENIED: RemoteNotAllowedError,
     grpc.StatusCode.RESOURCE_EXHAUSTED: RemoteOverloadedError,
     grpc.StatusCode.DEADLINE_EXCEEDED: RemoteLateError,

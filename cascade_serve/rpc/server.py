@@ -18,8 +18,9 @@ from cascade_serve.errors import ConfigError
 from cascade_serve.metrics import Metrics
 from cascade_serve.rpc.desk import Desk
 from cascade_serve.rpc.health import HealthServicer
-from cascade_serve.rpc.ports import Repository
+from cascade_serve.rpc.ports import RegionControl, Repository
 from cascade_serve.rpc.servicer import InferenceServicer
+from cascade_serve.rpc.shared_memory import RegionTable
 from cascade_serve.rpc.stubs import grpc_service_pb2, grpc_service_pb2_grpc
 from cascade_serve.rpc.stubs.pool import POOL
 from model_zoo.preprocess import DEFAULT_LIMITS, DecodeLimits
@@ -57,6 +58,8 @@ class ServerConfig:
         decode_limits: of each encoded image.
         max_request_pixels: of all encoded images of a request together, which bounds the seconds of its decoding.
         allow_repository_control: callers may load and unload cascades.
+        allow_shared_memory: callers may register shared memory objects, any that this process may open, and have their
+            tensors read and written there.
         max_connection_age_s: after so many seconds a client is asked to connect anew, so that a load balancer can
             spread connections over new replicas; None never asks.
         reuse_port: several processes may listen on the same port, and the kernel spreads connections over them.
@@ -70,6 +73,7 @@ class ServerConfig:
     decode_limits: DecodeLimits = field(default=DEFAULT_LIMITS)
     max_request_pixels: int = 10 * DEFAULT_LIMITS.max_pixels
     allow_repository_control: bool = False
+    allow_shared_memory: bool = False
     max_connection_age_s: float | None = None
     reuse_port: bool = False
     tls: TlsConfig | None = None
@@ -99,13 +103,25 @@ class Server:
         repository: the cascades; whoever owns it loads and closes it.
         metrics: counts requests.
         config: how it listens.
+        region_control: what callers register shared memory with, where several processes must know of it; None is
+            :attr:`regions`.
 
     Raises:
-        ConfigError: the address can't be listened on, or a certificate can't be read.
+        ConfigError: the address can't be listened on, a certificate can't be read, or the system has no shared memory.
     """
 
-    def __init__(self, repository: Repository, metrics: Metrics, config: ServerConfig) -> None:
+    def __init__(
+        self,
+        repository: Repository,
+        metrics: Metrics,
+        config: ServerConfig,
+        *,
+        region_control: RegionControl | None = None,
+    ) -> None:
         self._repository = repository
+        self.regions = RegionTable(max_input_bytes=config.max_message_bytes) if config.allow_shared_memory else None
+        """The shared memory that this process knows; None where the configuration allows none."""
+        self._region_control = region_control
         self._desk = Desk(metrics, config.max_in_flight_requests)
         self._health = HealthServicer(self._statuses)
         self._stop_once = threading.Lock()
@@ -125,6 +141,8 @@ class Server:
             max_request_pixels=config.max_request_pixels,
             allow_repository_control=config.allow_repository_control,
             on_change=self._health.refresh,
+            regions=self.regions,
+            region_control=self._region_control,
         )
         grpc_service_pb2_grpc.add_GRPCInferenceServiceServicer_to_server(servicer, self._grpc)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._grpc)

@@ -13,7 +13,8 @@ from cascade_serve.rpc import describe
 from cascade_serve.rpc.codec import decode_request, encode_reply
 from cascade_serve.rpc.desk import Desk, Visit
 from cascade_serve.rpc.directory import Subject, find, is_ready, refuse_member
-from cascade_serve.rpc.ports import Repository
+from cascade_serve.rpc.ports import RegionControl, Repository
+from cascade_serve.rpc.shared_memory import RegionSpec, RegionTable
 from cascade_serve.rpc.status import answering
 from cascade_serve.rpc.stubs import grpc_service_pb2 as pb2
 from cascade_serve.rpc.stubs.grpc_service_pb2_grpc import GRPCInferenceServiceServicer
@@ -21,6 +22,7 @@ from model_zoo.preprocess import DecodeLimits
 
 SERVER_NAME = "cascade_serve"
 EXTENSIONS = ("model_configuration", "model_repository", "parameters", "schedule_policy", "statistics")
+SHARED_MEMORY_EXTENSION = "system_shared_memory"
 # Without a deadline of the caller's, grpc reports one some centuries away.
 _NO_DEADLINE_S = 10 * 365 * 86400.0
 
@@ -35,6 +37,8 @@ class InferenceServicer(GRPCInferenceServiceServicer):
         max_request_pixels: of all encoded images of a request together.
         allow_repository_control: callers may load and unload cascades.
         on_change: called when a caller did so.
+        regions: the shared memory that requests may use; None serves none.
+        region_control: what callers register regions with; None is ``regions`` itself.
     """
 
     def __init__(
@@ -46,6 +50,8 @@ class InferenceServicer(GRPCInferenceServiceServicer):
         max_request_pixels: int,
         allow_repository_control: bool,
         on_change: Callable[[], None],
+        regions: RegionTable | None = None,
+        region_control: RegionControl | None = None,
     ) -> None:
         self._repository = repository
         self._desk = desk
@@ -53,6 +59,8 @@ class InferenceServicer(GRPCInferenceServiceServicer):
         self._max_request_pixels = max_request_pixels
         self._allow_repository_control = allow_repository_control
         self._on_change = on_change
+        self._regions = regions
+        self._region_control = region_control or regions
 
     @answering
     def ServerLive(self, request: pb2.ServerLiveRequest, context: grpc.ServicerContext) -> pb2.ServerLiveResponse:
@@ -75,7 +83,8 @@ class InferenceServicer(GRPCInferenceServiceServicer):
         self, request: pb2.ServerMetadataRequest, context: grpc.ServicerContext
     ) -> pb2.ServerMetadataResponse:
         """Tell name, version and extensions."""
-        return pb2.ServerMetadataResponse(name=SERVER_NAME, version=__version__, extensions=EXTENSIONS)
+        extensions = EXTENSIONS if self._regions is None else (*EXTENSIONS, SHARED_MEMORY_EXTENSION)
+        return pb2.ServerMetadataResponse(name=SERVER_NAME, version=__version__, extensions=extensions)
 
     @answering
     def ModelMetadata(
@@ -145,6 +154,42 @@ class InferenceServicer(GRPCInferenceServiceServicer):
         return pb2.RepositoryModelUnloadResponse()
 
     @answering
+    def SystemSharedMemoryStatus(
+        self, request: pb2.SystemSharedMemoryStatusRequest, context: grpc.ServicerContext
+    ) -> pb2.SystemSharedMemoryStatusResponse:
+        """List the regions of shared memory, or one."""
+        response = pb2.SystemSharedMemoryStatusResponse()
+        for spec in self._check_regions().status(request.name):
+            region = response.regions[spec.name]
+            region.name, region.key, region.offset, region.byte_size = spec.name, spec.key, spec.offset, spec.byte_size
+        return response
+
+    @answering
+    def SystemSharedMemoryRegister(
+        self, request: pb2.SystemSharedMemoryRegisterRequest, context: grpc.ServicerContext
+    ) -> pb2.SystemSharedMemoryRegisterResponse:
+        """Make a region of shared memory known."""
+        spec = RegionSpec(name=request.name, key=request.key, offset=request.offset, byte_size=request.byte_size)
+        self._check_regions().register(spec)
+        return pb2.SystemSharedMemoryRegisterResponse()
+
+    @answering
+    def SystemSharedMemoryUnregister(
+        self, request: pb2.SystemSharedMemoryUnregisterRequest, context: grpc.ServicerContext
+    ) -> pb2.SystemSharedMemoryUnregisterResponse:
+        """Forget a region of shared memory, or all."""
+        self._check_regions().unregister(request.name)
+        return pb2.SystemSharedMemoryUnregisterResponse()
+
+    @answering
+    def CudaSharedMemoryUnregister(
+        self, request: pb2.CudaSharedMemoryUnregisterRequest, context: grpc.ServicerContext
+    ) -> pb2.CudaSharedMemoryUnregisterResponse:
+        """Do nothing: none is ever registered, and clients ask for this together with the other, to begin anew."""
+        self._check_regions()
+        return pb2.CudaSharedMemoryUnregisterResponse()
+
+    @answering
     def ModelInfer(self, request: pb2.ModelInferRequest, context: grpc.ServicerContext) -> pb2.ModelInferResponse:
         """Classify images."""
         with self._desk.visit() as visit:
@@ -168,12 +213,18 @@ class InferenceServicer(GRPCInferenceServiceServicer):
                 max_request_pixels=self._max_request_pixels,
                 deadline_s=deadline_s,
                 is_wanted=context.is_active,
+                regions=self._regions,
             )
             ticket = served.engine.admit(query.request)
             visit.accepted(query.request)
             reply = _answer(ticket, context, query.request.deadline_s)
             visit.answered(reply)
             return encode_reply(reply, query.outputs, served.name, served.version, request.id)
+
+    def _check_regions(self) -> RegionControl:
+        if self._region_control is None:
+            raise NotAllowedError("this server was started without --allow-shared-memory")
+        return self._region_control
 
     def _check_control(
         self, request: pb2.RepositoryModelLoadRequest | pb2.RepositoryModelUnloadRequest, known: tuple[str, ...]

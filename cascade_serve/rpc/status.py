@@ -11,6 +11,7 @@ from cascade_serve.errors import (
     AbandonedError,
     CascadeError,
     ConfigError,
+    ExistsError,
     InvalidRequestError,
     LateError,
     MemberError,
@@ -47,6 +48,7 @@ class Fate(NamedTuple):
 FATES: dict[type[CascadeError], Fate] = {
     InvalidRequestError: Fate(grpc.StatusCode.INVALID_ARGUMENT, "invalid"),
     NotFoundError: Fate(grpc.StatusCode.NOT_FOUND, "not_found"),
+    ExistsError: Fate(grpc.StatusCode.ALREADY_EXISTS, "exists"),
     NotAllowedError: Fate(grpc.StatusCode.PERMISSION_DENIED, "not_allowed"),
     OverloadedError: Fate(grpc.StatusCode.RESOURCE_EXHAUSTED, "full"),
     LateError: Fate(grpc.StatusCode.DEADLINE_EXCEEDED, "late"),

@@ -1,22 +1,23 @@
-"""Tensors on the wire: a request's images in, a reply's arrays out, in the protocol's raw encoding."""
-# Shapes: B rows, K classes, HWC image.
+"""Tensors on their way in: a request's images, raw or encoded, in the message or in shared memory."""
+# Shapes: B rows, HWC image.
 
 import math
 import os
 import threading
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from typing import NoReturn
 
 import numpy as np
 from numpy.typing import NDArray
 
 from cascade_serve.core.arrays import ImageArray
 from cascade_serve.core.plan import Task
-from cascade_serve.core.request import ExitReason, Reply
 from cascade_serve.errors import AbandonedError, InvalidRequestError, LateError
-from cascade_serve.rpc.stubs.grpc_service_pb2 import ModelInferRequest
+from cascade_serve.rpc.shared_memory import SPAN_PARAMETERS, RegionTable
+from cascade_serve.rpc.stubs.grpc_service_pb2 import InferParameter, ModelInferRequest
 from model_zoo.errors import ImageError
 from model_zoo.preprocess import DecodeLimits, decode_image, read_header
 
@@ -41,6 +42,7 @@ class Admission:
         max_request_pixels: of all encoded images of the request together.
         deadline_s: on ``time.monotonic``'s clock; None is no deadline.
         is_wanted: tells whether the caller still waits; asked between encoded images.
+        regions: the shared memory that is registered; None where none is served.
     """
 
     task: Task
@@ -49,6 +51,7 @@ class Admission:
     max_request_pixels: int
     deadline_s: float | None
     is_wanted: Callable[[], bool]
+    regions: RegionTable | None = None
 
 
 def read_images(message: ModelInferRequest, admission: Admission) -> ImageArray:
@@ -58,7 +61,9 @@ def read_images(message: ModelInferRequest, admission: Admission) -> ImageArray:
         uint8 [B, H, W, C]; for raw contents a read-only view of the message's bytes.
 
     Raises:
-        InvalidRequestError: the tensor is not one that the cascade takes, or an encoded image can't be decoded.
+        InvalidRequestError: the tensor is not one that the cascade takes, an encoded image can't be decoded, or shared
+            memory can't be read.
+        NotFoundError: a region of shared memory is not registered.
         LateError: the deadline passed while images were decoded.
         AbandonedError: the caller went meanwhile.
     """
@@ -66,8 +71,6 @@ def read_images(message: ModelInferRequest, admission: Admission) -> ImageArray:
         names = [tensor.name for tensor in message.inputs[:8]]
         raise InvalidRequestError("inputs", f"{len(message.inputs)} tensors {names}", _INPUTS)
     tensor = message.inputs[0]
-    if tensor.parameters:
-        _refuse_parameters(tensor.name, tensor.parameters)
     if tensor.name == IMAGES:
         return _pixels(message, tensor, admission)
     if tensor.name == ENCODED:
@@ -75,14 +78,28 @@ def read_images(message: ModelInferRequest, admission: Admission) -> ImageArray:
     raise InvalidRequestError("inputs", repr(tensor.name), _INPUTS)
 
 
-def _refuse_parameters(tensor: str, names: Iterable[str]) -> None:
-    name = min(names)
-    if name.startswith("shared_memory_"):
+def check_parameters(tensor: str, parameters: Mapping[str, InferParameter], regions: RegionTable | None) -> RegionTable:
+    """Check that a tensor has none but shared memory's parameters, and that this is served.
+
+    Returns:
+        where the tensor's region is to be looked up.
+
+    Raises:
+        InvalidRequestError: it has others, or shared memory is not served.
+    """
+    strangers = parameters.keys() - SPAN_PARAMETERS
+    if regions is None or strangers:
+        _refuse_parameter(tensor, min(strangers or parameters))
+    return regions
+
+
+def _refuse_parameter(tensor: str, name: str) -> NoReturn:
+    if name in SPAN_PARAMETERS:
         limit = "absent: shared memory is not served, so send or take the contents in the message"
     elif name == "classification":
         limit = "absent: ask for the output 'probabilities' and sort it, or for 'label'"
     else:
-        limit = "absent: tensors take no parameters"
+        limit = "absent: tensors take no parameters but shared memory's"
     raise InvalidRequestError(f"{tensor}.parameters", repr(name), limit)
 
 
@@ -93,16 +110,17 @@ def _pixels(message: ModelInferRequest, tensor: InputTensor, admission: Admissio
     if len(shape) != 4 or shape[1:] != image_shape or not 1 <= shape[0] <= admission.max_rows:
         dims = ", ".join(map(str, image_shape))
         raise InvalidRequestError(IMAGES, f"shape {list(shape)}", f"shape [n, {dims}] with n 1 to {admission.max_rows}")
-    flat = _raw_pixels(message, tensor)
+    flat = _flat_pixels(message, tensor, admission.regions)
     expected = math.prod(shape)
     if flat.size != expected:
         raise InvalidRequestError(IMAGES, f"{flat.size} elements", f"{expected} elements for shape {list(shape)}")
     return flat.reshape(shape)
 
 
-def _raw_pixels(message: ModelInferRequest, tensor: InputTensor) -> NDArray[np.uint8]:
-    if _has_raw(message, tensor):
-        return np.frombuffer(message.raw_input_contents[0], dtype=np.uint8)
+def _flat_pixels(message: ModelInferRequest, tensor: InputTensor, regions: RegionTable | None) -> NDArray[np.uint8]:
+    raw = _raw_contents(message, tensor, regions)
+    if raw is not None:
+        return np.frombuffer(raw, dtype=np.uint8)
     _check_contents(tensor, "uint_contents")
     wide = np.array(tensor.contents.uint_contents, dtype=np.uint32)
     if wide.size and wide.max() > 255:
@@ -115,8 +133,9 @@ def _files(message: ModelInferRequest, tensor: InputTensor, admission: Admission
     shape = tuple(tensor.shape)
     if len(shape) != 1 or not 1 <= shape[0] <= admission.max_rows:
         raise InvalidRequestError(ENCODED, f"shape {list(shape)}", f"shape [n] with n 1 to {admission.max_rows}")
-    if _has_raw(message, tensor):
-        return unpack_bytes(ENCODED, message.raw_input_contents[0], shape[0])
+    raw = _raw_contents(message, tensor, admission.regions)
+    if raw is not None:
+        return unpack_bytes(ENCODED, raw, shape[0])
     _check_contents(tensor, "bytes_contents")
     files = tensor.contents.bytes_contents
     if len(files) != shape[0]:
@@ -129,16 +148,25 @@ def _check_datatype(tensor: InputTensor, datatype: str) -> None:
         raise InvalidRequestError(tensor.name, f"datatype {tensor.datatype!r}", datatype)
 
 
-def _has_raw(message: ModelInferRequest, tensor: InputTensor) -> bool:
-    """Tell where the contents are: raw beside the tensors, or typed inside; never in both."""
+def _raw_contents(message: ModelInferRequest, tensor: InputTensor, regions: RegionTable | None) -> bytes | None:
+    """Give the contents that lie in shared memory, or raw beside the tensors; None where they are typed inside."""
     raw = message.raw_input_contents
+    if tensor.parameters:
+        table = check_parameters(tensor.name, tensor.parameters, regions)
+        if raw or _has_typed(tensor):
+            raise InvalidRequestError(tensor.name, "contents beside shared memory", "in one of the two")
+        return table.input_span(tensor.name, tensor.parameters).read()
     if not raw:
-        return False
+        return None
     if len(raw) != 1:
         raise InvalidRequestError("raw_input_contents", f"{len(raw)} entries", "1 entry: one for each input")
-    if tensor.HasField("contents") and tensor.contents.ListFields():
+    if _has_typed(tensor):
         raise InvalidRequestError(tensor.name, "contents beside raw_input_contents", "in one of the two")
-    return True
+    return raw[0]
+
+
+def _has_typed(tensor: InputTensor) -> bool:
+    return tensor.HasField("contents") and bool(tensor.contents.ListFields())
 
 
 def _check_contents(tensor: InputTensor, field: str) -> None:
@@ -219,60 +247,3 @@ def unpack_bytes(field: str, raw: bytes, count: int) -> list[bytes]:
         surplus = f" and {len(raw) - position} bytes more" if position != len(raw) else ""
         raise InvalidRequestError(field, f"{len(elements)} elements{surplus}", f"{count} elements")
     return elements
-
-
-_REASONS = [pack_bytes([reason.name.encode()]) for reason in ExitReason]
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Output:
-    """One output tensor.
-
-    Attributes:
-        datatype: the protocol's word for its elements.
-        has_classes: its rows have an element a class; the others one.
-        write: gives its raw contents.
-    """
-
-    datatype: str
-    has_classes: bool = False
-    write: Callable[[Reply], bytes]
-
-
-OUTPUTS: dict[str, Output] = {
-    "probabilities": Output(
-        datatype="FP32", has_classes=True, write=lambda reply: _raw(reply.probabilities_BK, np.dtype("<f4"))
-    ),
-    "label": Output(datatype="INT64", write=lambda reply: _raw(reply.label_B, np.dtype("<i8"))),
-    "confidence": Output(datatype="FP32", write=lambda reply: _raw(reply.confidence_B, np.dtype("<f4"))),
-    "exit_stage": Output(datatype="INT32", write=lambda reply: _raw(reply.exit_stage_B, np.dtype("<i4"))),
-    "exit_reason": Output(
-        datatype="BYTES", write=lambda reply: b"".join([_REASONS[code] for code in reply.exit_reason_B.tolist()])
-    ),
-    "flops": Output(datatype="INT64", write=lambda reply: _raw(reply.flops_B, np.dtype("<i8"))),
-}
-_ALL_OUTPUTS = tuple(OUTPUTS)
-
-
-def _raw(array: NDArray[np.float32] | NDArray[np.int64], dtype: np.dtype[np.generic]) -> bytes:
-    return array.astype(dtype, copy=False).tobytes()
-
-
-def read_output_names(message: ModelInferRequest) -> tuple[str, ...]:
-    """Give the outputs that a request asks for, in its order; all when it names none.
-
-    Raises:
-        InvalidRequestError: one is unknown, stands twice, or has parameters.
-    """
-    if not message.outputs:
-        return _ALL_OUTPUTS
-    names: list[str] = []
-    for output in message.outputs:
-        if output.name not in OUTPUTS:
-            raise InvalidRequestError("outputs", repr(output.name), f"among {', '.join(OUTPUTS)}")
-        if output.name in names:
-            raise InvalidRequestError("outputs", f"{output.name!r} twice", "each once")
-        if output.parameters:
-            _refuse_parameters(output.name, output.parameters)
-        names.append(output.name)
-    return tuple(names)

@@ -14,9 +14,9 @@ from cascade_serve.core.plan import Task
 from cascade_serve.core.request import ExitReason, Mode, OnDeadline, Reply, Terms
 from cascade_serve.errors import InvalidRequestError
 from cascade_serve.rpc.codec import Query, decode_request, encode_reply
+from cascade_serve.rpc.outputs import OUTPUTS, Wanted
 from cascade_serve.rpc.query import decode_prediction, encode_query
 from cascade_serve.rpc.stubs.grpc_service_pb2 import InferParameter, ModelInferRequest
-from cascade_serve.rpc.tensors import OUTPUTS
 from model_zoo.preprocess import DecodeLimits
 
 PLAN = make_plan({})
@@ -68,7 +68,7 @@ def test_a_query_is_read_as_it_was_written(images_BHWC: np.ndarray, terms: Terms
     query = decode(ModelInferRequest.FromString(message.SerializeToString()))
     assert query.request.terms == terms
     np.testing.assert_array_equal(query.request.images_BHWC, images_BHWC)
-    assert query.outputs == (tuple(outputs) or tuple(OUTPUTS))
+    assert query.outputs.names == (tuple(outputs) or tuple(OUTPUTS))
 
 
 @st.composite
@@ -89,7 +89,7 @@ def replies(draw: st.DrawFn) -> Reply:
 
 @given(replies(), output_names.filter(bool))
 def test_an_answer_is_read_as_it_was_written(reply: Reply, outputs: list[str]) -> None:
-    prediction = decode_prediction(encode_reply(reply, tuple(outputs), "pets", 3, "id"))
+    prediction = decode_prediction(encode_reply(reply, Wanted(tuple(outputs)), "pets", 3, "id"))
     expected = {
         "probabilities": reply.probabilities_BK,
         "label": reply.label_B,
