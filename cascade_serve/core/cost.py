@@ -1,13 +1,22 @@
-"""FLOPs: what a row may spend, and how the number is written."""
+"""FLOPs and seconds: what a row may spend, what a plan keeps small, and how the numbers are written."""
 
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from enum import StrEnum
 from itertools import accumulate
 
 _SUFFIXES = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
 _FLOPS_TEXT = re.compile(r"\s*(\d{1,100})(?:\.(\d{1,100}))?\s*([KMGT]?)\s*", re.IGNORECASE | re.ASCII)
 _MAX_FLOPS = 2**63 - 1
+
+
+class Cost(StrEnum):
+    """What a plan keeps small. Caps are in FLOPs whatever it is, since no machine changes those."""
+
+    FLOPS = "flops"
+    SECONDS = "seconds"
+    """From the members' profiles, measured on one machine."""
 
 
 def parse_flops(text: str) -> int:
@@ -41,6 +50,30 @@ def format_flops(flops: float) -> str:
         if float(f"{flops:.3g}") >= _SUFFIXES[suffix]:
             return f"{flops / _SUFFIXES[suffix]:.3g}{suffix}"
     return f"{flops:.3g}"
+
+
+def format_seconds(seconds: float) -> str:
+    """Write a duration with three significant digits and a unit, such as ``1.14ms``; NaN gives ``-``."""
+    if math.isnan(seconds):
+        return "-"
+    for unit, size in (("s", 1.0), ("ms", 1e-3)):
+        # Rounded first: 999.9 microseconds are 1ms.
+        if float(f"{seconds:.3g}") >= size:
+            return f"{float(f'{seconds / size:.3g}'):g}{unit}"
+    return f"{seconds * 1e6:.3g}µs"
+
+
+def seconds_at(profile: Mapping[int, float], batch_size: int | None) -> float:
+    """Read a profile.
+
+    Args:
+        profile: batch size → seconds per image.
+        batch_size: which; None takes the size that the member does best with.
+
+    Returns:
+        seconds per image; NaN where that batch size was not measured.
+    """
+    return min(profile.values(), default=math.nan) if batch_size is None else profile.get(batch_size, math.nan)
 
 
 def cumulative_flops(flops_per_stage: Sequence[int]) -> tuple[int, ...]:

@@ -7,6 +7,7 @@ from enum import StrEnum
 
 from cascade_serve.core.combine import Combine
 from cascade_serve.core.confidence import Confidence
+from cascade_serve.core.cost import Cost
 from cascade_serve.errors import NotFoundError, PlanError
 
 DEFAULT_POLICY = "default"
@@ -53,6 +54,7 @@ class Member:
         flops: per image, two a multiply-add.
         temperature: its logits are divided by this, above 0.
         precision: of its weights and arithmetic, such as ``fp32``.
+        seconds: its profile, batch size → seconds per image; None where it has none.
         files: path within the bundle's ``members/<name>/`` to sha256 (hex).
     """
 
@@ -60,6 +62,7 @@ class Member:
     flops: int
     temperature: float = 1.0
     precision: str = "fp32"
+    seconds: Mapping[int, float] | None = None
     files: Mapping[str, str]
 
     def __post_init__(self) -> None:
@@ -69,6 +72,12 @@ class Member:
             raise PlanError(
                 f"member {self.name!r}: got {self.flops} FLOPs, temperature {self.temperature}; both must be above 0"
             )
+        for batch_size, seconds in (self.seconds or {}).items():
+            if batch_size < 1 or not (seconds > 0 and math.isfinite(seconds)):
+                raise PlanError(
+                    f"member {self.name!r}, seconds: got {seconds} at batch size {batch_size};"
+                    " must be finite and above 0, at a batch size of at least 1"
+                )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -125,6 +134,7 @@ class Policy:
         stages: in the order they run; all but the last have a threshold.
         worst_case_flops: per image, when every stage runs.
         expected_flops: mean per image on the rows the policy was measured on; None when it was not measured.
+        expected_seconds: mean per image on the same rows, by the members' profiles; None where one has none.
         accuracy: share of correct rows there, with its two-sided 95 % Wilson interval; None when not measured.
         accuracy_interval: as above.
         exit_shares: share of rows that leave at each stage; None when not measured.
@@ -135,6 +145,7 @@ class Policy:
     stages: tuple[Stage, ...]
     worst_case_flops: int
     expected_flops: float | None = None
+    expected_seconds: float | None = None
     accuracy: float | None = None
     accuracy_interval: tuple[float, float] | None = None
     exit_shares: tuple[float, ...] | None = None
@@ -199,6 +210,8 @@ class Plan:
         confidence: how sure a prediction is.
         policies: by name; ``default`` is always there.
         reference: the member that regret is measured against; None for plans made by hand.
+        cost: what the search kept small.
+        cost_batch_size: at which batch size of the profiles ``expected_seconds`` is; None is each member's best.
         calibration: the rows behind the numbers; None for plans made by hand without calibration.
     """
 
@@ -209,6 +222,8 @@ class Plan:
     confidence: Confidence
     policies: Mapping[str, Policy]
     reference: str | None = None
+    cost: Cost = Cost.FLOPS
+    cost_batch_size: int | None = None
     calibration: Calibration | None = None
 
     def __post_init__(self) -> None:

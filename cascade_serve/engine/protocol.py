@@ -16,8 +16,10 @@ class EngineConfig:
     Attributes:
         workers: batches that run at the same time, each on a set of sessions of its own.
         threads_per_worker: threads inside one member's run.
-        max_batch_size: rows of one run of a member.
-        max_queue_delay_s: seconds a row may wait for a batch to fill; 0 never waits.
+        max_batch_size: rows of one run of a member, at most; fewer where its profile in the plan says that more do not
+            pay.
+        max_queue_delay_s: seconds a row may wait for a batch to fill, where the member's profile, if it has one, says
+            that a fuller batch pays; 0 never waits.
         max_queue_rows: rows in the engine at the same time, waiting or running.
     """
 

@@ -2,8 +2,10 @@
 
 import heapq
 import math
-from collections.abc import Container, Iterable
+from collections.abc import Container, Iterable, Sequence
 from typing import NamedTuple
+
+from cascade_serve.engine.batching import BatchLimits
 
 MAX_PASSES = 4
 """A ready queue that was passed over this often, in favour of others, goes next."""
@@ -33,10 +35,12 @@ def rank_of(priority: int) -> int:
 
 
 class _MemberQueue:
-    __slots__ = ("heap", "member", "passes")
+    __slots__ = ("full_rows", "heap", "max_rows", "member", "passes")
 
-    def __init__(self, member: int) -> None:
+    def __init__(self, member: int, limits: BatchLimits) -> None:
         self.member = member
+        self.max_rows = limits.max_rows
+        self.full_rows = limits.full_rows
         self.heap: list[Entry] = []
         self.passes = 0
 
@@ -44,19 +48,20 @@ class _MemberQueue:
 class MemberQueues:
     """One queue a member, over all policies and stages. Not thread-safe: the engine's lock guards it.
 
-    What runs next, among the queues that hold a full batch or whose first row has waited for ``max_queue_delay_s``:
-    the highest priority; then a queue passed over too often; then a full batch, deeper stages first, so that rows in
-    flight finish; then the oldest row, deeper stages first.
+    A queue is ready when so many rows wait that more would not run faster, or its first row has waited for
+    ``max_queue_delay_s``. What runs next, among the ready: the highest priority; then a queue passed over too often;
+    then a full batch, deeper stages first, so that rows in flight finish; then the oldest row, deeper stages first.
+
+    No stage starves: of the rows of one priority, those of a ready queue are passed over in favour of at most
+    ``MAX_PASSES`` batches, and of one more for each other queue that was passed over as often.
 
     Args:
-        num_members: members of the plan.
-        max_batch_size: rows of one batch.
+        limits: of each member's batches.
         max_queue_delay_s: seconds that a row may wait for its batch to fill.
     """
 
-    def __init__(self, num_members: int, max_batch_size: int, max_queue_delay_s: float) -> None:
-        self._queues = [_MemberQueue(member) for member in range(num_members)]
-        self._max_batch_size = max_batch_size
+    def __init__(self, limits: Sequence[BatchLimits], max_queue_delay_s: float) -> None:
+        self._queues = [_MemberQueue(member, of_member) for member, of_member in enumerate(limits)]
         self._max_queue_delay_s = max_queue_delay_s
 
     def __len__(self) -> int:
@@ -88,24 +93,24 @@ class MemberQueues:
         )
 
     def take(self, now_s: float) -> tuple[int, list[Entry]] | None:
-        """Take out what runs next: a member, and 1 to ``max_batch_size`` rows for it; None when nothing is ready."""
+        """Take out what runs next: a member, and 1 to its ``max_rows`` rows for it; None when nothing is ready."""
         ready = [queue for queue in self._queues if self._is_ready(queue, now_s)]
         if not ready:
             return None
         chosen = ready[0] if len(ready) == 1 else min(ready, key=self._urgency)
         for queue in ready:
             queue.passes = 0 if queue is chosen else queue.passes + 1
-        count = min(len(chosen.heap), self._max_batch_size)
+        count = min(len(chosen.heap), chosen.max_rows)
         return chosen.member, [heapq.heappop(chosen.heap) for _ in range(count)]
 
     def _is_ready(self, queue: _MemberQueue, now_s: float) -> bool:
         heap = queue.heap
-        return bool(heap) and (len(heap) >= self._max_batch_size or now_s - heap[0].queued_s >= self._max_queue_delay_s)
+        return bool(heap) and (len(heap) >= queue.full_rows or now_s - heap[0].queued_s >= self._max_queue_delay_s)
 
     def _urgency(self, queue: _MemberQueue) -> tuple[int, int, int, int]:
         first = queue.heap[0]
         if queue.passes >= MAX_PASSES:
             return (first.rank, 0, -queue.passes, 0)
-        if len(queue.heap) >= self._max_batch_size:
+        if len(queue.heap) >= queue.max_rows:
             return (first.rank, 1, -first.stage, first.sequence)
         return (first.rank, 2, first.sequence, -first.stage)

@@ -9,6 +9,7 @@ import numpy as np
 from cascade_serve.core.arrays import Float64Array
 from cascade_serve.core.plan import Plan
 from cascade_serve.engine.batch_run import BatchOutcome
+from cascade_serve.engine.batching import batch_limits
 from cascade_serve.engine.gating import Verdicts, answer_as_is
 from cascade_serve.engine.protocol import EngineConfig
 from cascade_serve.engine.queue import Entry, MemberQueues, rank_of
@@ -61,7 +62,8 @@ class Scheduler:
     def __init__(self, plan: Plan, config: EngineConfig, slab: Slab) -> None:
         self._plan = plan
         self._slab = slab
-        self._queues = MemberQueues(len(plan.members), config.max_batch_size, config.max_queue_delay_s)
+        limits = [batch_limits(member.seconds, config.max_batch_size) for member in plan.members]
+        self._queues = MemberQueues(limits, config.max_queue_delay_s)
         self._rows = RowLedger(slab.num_slots)
         self._next_sequence = 0
         self.statistics = RunStatistics([member.name for member in plan.members])

@@ -2,11 +2,16 @@
 
 import math
 
+from cascade_serve.engine.batching import BatchLimits
 from cascade_serve.engine.queue import MAX_PASSES, Entry, MemberQueues, rank_of
 
 
 def entry(slot: int, *, sequence: int = 0, stage: int = 0, priority: int = 0, queued_s: float = 0.0) -> Entry:
     return Entry(rank_of(priority), sequence or slot, slot, stage, queued_s)
+
+
+def queues_of(num_members: int, max_rows: int, max_queue_delay_s: float) -> MemberQueues:
+    return MemberQueues([BatchLimits(max_rows=max_rows, full_rows=max_rows)] * num_members, max_queue_delay_s)
 
 
 def taken(queues: MemberQueues, now_s: float = 0.0) -> tuple[int, list[int]] | None:
@@ -15,35 +20,35 @@ def taken(queues: MemberQueues, now_s: float = 0.0) -> tuple[int, list[int]] | N
 
 
 def test_an_empty_queue_has_nothing() -> None:
-    queues = MemberQueues(2, 4, 0.0)
+    queues = queues_of(2, 4, 0.0)
     assert taken(queues) is None
     assert queues.next_ready_s() == math.inf
     assert len(queues) == 0
 
 
 def test_rows_leave_by_priority_then_age_and_at_most_a_batch_at_a_time() -> None:
-    queues = MemberQueues(1, 3, 0.0)
+    queues = queues_of(1, 3, 0.0)
     queues.put(0, [entry(1), entry(2), entry(3, priority=2), entry(4, priority=1), entry(5)])
     assert taken(queues) == (0, [4, 3, 1])
     assert taken(queues) == (0, [2, 5])
 
 
 def test_the_oldest_row_goes_first_whatever_its_member() -> None:
-    queues = MemberQueues(2, 4, 0.0)
+    queues = queues_of(2, 4, 0.0)
     queues.put(0, [entry(7, sequence=7)])
     queues.put(1, [entry(3, sequence=3, stage=1)])
     assert taken(queues) == (1, [3])
 
 
 def test_a_deeper_stage_wins_a_tie_in_age() -> None:
-    queues = MemberQueues(2, 4, 0.0)
+    queues = queues_of(2, 4, 0.0)
     queues.put(0, [entry(1, sequence=5, stage=0)])
     queues.put(1, [entry(2, sequence=5, stage=1)])
     assert taken(queues) == (1, [2])
 
 
 def test_a_full_batch_goes_before_an_older_row_and_the_deeper_full_batch_first() -> None:
-    queues = MemberQueues(3, 2, 0.0)
+    queues = queues_of(3, 2, 0.0)
     queues.put(0, [entry(1, sequence=1)])
     queues.put(1, [entry(2, sequence=2, stage=1), entry(3, sequence=3, stage=1)])
     queues.put(2, [entry(4, sequence=4, stage=2), entry(5, sequence=5, stage=2)])
@@ -51,7 +56,7 @@ def test_a_full_batch_goes_before_an_older_row_and_the_deeper_full_batch_first()
 
 
 def test_a_late_stage_is_not_starved_by_full_early_batches() -> None:
-    queues = MemberQueues(2, 2, 0.0)
+    queues = queues_of(2, 2, 0.0)
     queues.put(1, [entry(999, sequence=1, stage=1)])
     order = []
     for step in range(MAX_PASSES + 2):
@@ -63,7 +68,7 @@ def test_a_late_stage_is_not_starved_by_full_early_batches() -> None:
 
 
 def test_a_higher_priority_beats_even_a_starved_queue() -> None:
-    queues = MemberQueues(2, 1, 0.0)
+    queues = queues_of(2, 1, 0.0)
     queues.put(1, [entry(999, sequence=1, stage=1)])
     for step in range(MAX_PASSES + 1):
         queues.put(0, [entry(step, sequence=10 + step, priority=1)])
@@ -71,7 +76,7 @@ def test_a_higher_priority_beats_even_a_starved_queue() -> None:
 
 
 def test_rows_wait_for_the_delay_unless_the_batch_is_full() -> None:
-    queues = MemberQueues(1, 2, 0.5)
+    queues = queues_of(1, 2, 0.5)
     queues.put(0, [entry(1, queued_s=10.0)])
     assert taken(queues, 10.4) is None
     assert queues.next_ready_s() == 10.5
@@ -82,7 +87,7 @@ def test_rows_wait_for_the_delay_unless_the_batch_is_full() -> None:
 
 
 def test_removed_rows_are_gone_from_every_queue_and_the_order_holds() -> None:
-    queues = MemberQueues(2, 8, 0.0)
+    queues = queues_of(2, 8, 0.0)
     queues.put(0, [entry(slot) for slot in (5, 3, 1, 4, 2)])
     queues.put(1, [entry(3, stage=1)])
     queues.remove({3, 1})
