@@ -14,7 +14,7 @@ from cascade_serve.bundle import Bundle, check_target, load_bundle, plan_to_json
 from cascade_serve.cli.plan_output import print_bundle, print_next, print_note, print_policies
 from cascade_serve.core.combine import Combine
 from cascade_serve.core.confidence import Confidence
-from cascade_serve.core.cost import parse_flops
+from cascade_serve.core.cost import Cost, parse_flops
 from cascade_serve.core.plan import Plan
 from cascade_serve.errors import ConfigError, MissingExtraError
 from cascade_serve.planner.committee import Rules
@@ -31,7 +31,8 @@ _PLANNING = "Planning"
 _BY_HAND = "Planning by hand"
 _LIMITS = "Limits"
 _SEARCH_OPTIONS = (
-    "members", "max_members", "max_flops", "mean_flops", "min_accuracy", "max_regret", "level", "seed", "report",
+    "members", "cost", "cost_batch_size", "max_members", "max_flops", "mean_flops", "min_accuracy", "max_regret",
+    "level", "seed", "report",
 )  # fmt: skip
 
 
@@ -53,6 +54,22 @@ def plan(
     ],
     members: Annotated[
         str | None, typer.Option(metavar="A,B,...", help="Members to choose from. \\[default: all]")
+    ] = None,
+    cost: Annotated[
+        Cost,
+        typer.Option(
+            help="What is kept small: FLOPs, or seconds by the members' profiles (see 'zoo profile'); caps stay FLOPs.",
+            rich_help_panel=_PLANNING,
+        ),
+    ] = Cost.FLOPS,
+    cost_batch_size: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            metavar="N",
+            help="With --cost seconds: the batch size of the profiles to go by. \\[default: each member's best]",
+            rich_help_panel=_PLANNING,
+        ),
     ] = None,
     max_members: Annotated[
         int, typer.Option(min=1, max=MAX_STAGES, help="Most stages of a policy.", rich_help_panel=_LIMITS)
@@ -146,6 +163,8 @@ def plan(
             raise ConfigError("--min-accuracy, --max-regret: got both; must be one of them")
         demands = Demands(
             limits=Limits(max_members=max_members, max_flops=max_flops, mean_flops=mean_flops),
+            cost=cost,
+            cost_batch_size=cost_batch_size,
             combine=combine,
             confidence=confidence,
             max_regret=DEFAULT_MAX_REGRET if max_regret is None else max_regret,
@@ -214,12 +233,14 @@ def _plan_by_search(
     with _planning_extra():
         from cascade_serve.planner.planning import make_study, num_steps
         from cascade_serve.planner.policies import draw_plan
+        from cascade_serve.planner.zoo_costs import read_seconds
         from cascade_serve.planner.zoo_rows import read_zoo_members, read_zoo_rows, read_zoo_task
     task, members = read_zoo_task(task_path), read_zoo_members(task_path, names)
+    seconds = read_seconds(members, demands)
     rows = read_zoo_rows(members)
     flops = [member.card.cost.flops for member in members]
     with _progress("planning", num_steps(len(members), demands)) as advance:
-        study = make_study(rows, [member.name for member in members], flops, demands, advance)
+        study = make_study(rows, [member.name for member in members], flops, demands, advance, seconds=seconds)
     drawn = draw_plan(study, task, members, rows)
     if report is not None:
         _write_report(report, study, drawn)

@@ -12,7 +12,7 @@ from rich.text import Text
 from cascade_serve.bundle import Bundle
 from cascade_serve.cli.console import table_console
 from cascade_serve.cli.descent import descent_facts
-from cascade_serve.core.cost import format_flops
+from cascade_serve.core.cost import format_flops, format_seconds, seconds_at
 from cascade_serve.core.plan import Plan
 from cascade_serve.planner import words
 from model_zoo.card import Card
@@ -78,7 +78,8 @@ def _task_line(plan: Plan) -> str:
 def _member_table(plan: Plan, cards: Mapping[str, Card | None]) -> Table:
     table = Table(title="members", title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
     table.add_column("member", no_wrap=True)
-    for column in ("FLOPs", "params", "type", "temperature", "accuracy %"):
+    has_times = any(member.seconds for member in plan.members)
+    for column in ("FLOPs", *(("time",) if has_times else ()), "params", "type", "temperature", "accuracy %"):
         table.add_column(column, justify="right", no_wrap=True)
     table.add_column("architecture: weights", overflow="fold")
     for member in plan.members:
@@ -87,6 +88,7 @@ def _member_table(plan: Plan, cards: Mapping[str, Card | None]) -> Table:
         table.add_row(
             member.name,
             format_flops(member.flops),
+            *((format_seconds(seconds_at(member.seconds or {}, plan.cost_batch_size)),) if has_times else ()),
             "-" if card is None else format_flops(card.cost.params),
             member.precision,
             f"{member.temperature:.3g}",

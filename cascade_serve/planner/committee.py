@@ -1,15 +1,16 @@
 """The members' outputs over the calibration rows, and what a policy makes of them: the engine's rules, row by row."""
 # Shapes: N rows, K classes, M members, S stages.
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 
-from cascade_serve.core.arrays import BoolArray, FloatArray, IntArray
+from cascade_serve.core.arrays import BoolArray, Float64Array, FloatArray, IntArray
 from cascade_serve.core.combine import Combine, include, is_usable, member_score, probabilities
 from cascade_serve.core.confidence import Confidence, confidence
-from cascade_serve.core.cost import cumulative_flops
+from cascade_serve.core.cost import Cost, cumulative_flops
 from cascade_serve.core.gate import should_exit
 
 
@@ -26,6 +27,8 @@ class Rules:
     confidence: Confidence
 
 
+_TICK_S = 2**-30
+
 ALL_RULES = tuple(Rules(combine=rule, confidence=function) for rule in Combine for function in Confidence)
 
 
@@ -39,6 +42,7 @@ class Committee:
         temperatures: of each; their logits are divided by it.
         logits: of each, float32 [N, K]; rows that are not finite count as no answer.
         labels_N: int64 [N] in 0..K-1.
+        seconds: of each, per image, as :func:`whole_ticks` gives them; NaN where not known, empty where none is.
     """
 
     names: tuple[str, ...]
@@ -46,11 +50,18 @@ class Committee:
     temperatures: tuple[float, ...]
     logits: tuple[FloatArray, ...]
     labels_N: IntArray
+    seconds: tuple[float, ...] = ()
 
     @property
     def num_rows(self) -> int:
         """Rows."""
         return len(self.labels_N)
+
+    def costs(self, cost: Cost) -> tuple[float, ...]:
+        """Give each member's cost per image: FLOPs, or seconds, NaN where not known."""
+        if cost is Cost.FLOPS:
+            return tuple(float(flops) for flops in self.flops)
+        return self.seconds or (math.nan,) * len(self.names)
 
     def rows(self, rows: IntArray) -> "Committee":
         """Give the committee's outputs on some of the rows.
@@ -78,6 +89,15 @@ class Committee:
         return member_score(combine, finite_NK, self.temperatures[member]), usable_N
 
 
+def whole_ticks(seconds: float) -> float:
+    """Round seconds per image to a multiple of 2**-30, about a nanosecond, and at least one; NaN stays.
+
+    Sums of these over rows are exact up to 97 days, as sums of FLOPs are, so that rounding makes no policy cheaper than
+    another that costs the same.
+    """
+    return seconds if math.isnan(seconds) else max(round(seconds / _TICK_S), 1) * _TICK_S
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Gate:
     """One stage of a policy, by the member's index.
@@ -102,11 +122,13 @@ class Outcome:
         correct_N: bool [N].
         exit_stage_N: int64 [N], 0-based.
         flops_S: int64 [S], FLOPs spent on a row that exits at each stage.
+        seconds_S: float64 [S], seconds spent on it; NaN where not known.
     """
 
     correct_N: BoolArray
     exit_stage_N: IntArray
     flops_S: IntArray
+    seconds_S: Float64Array
 
     @property
     def accuracy(self) -> float:
@@ -116,7 +138,13 @@ class Outcome:
     @property
     def expected_flops(self) -> float:
         """Mean FLOPs per row."""
-        return float(self.flops_S[self.exit_stage_N].mean())
+        return self.mean_cost(Cost.FLOPS)
+
+    @property
+    def expected_seconds(self) -> float | None:
+        """Mean seconds per row; None where a member's are not known."""
+        seconds = self.mean_cost(Cost.SECONDS)
+        return None if math.isnan(seconds) else seconds
 
     @property
     def worst_case_flops(self) -> int:
@@ -128,6 +156,10 @@ class Outcome:
         """Share of the rows that leave at each stage."""
         counts_S = np.bincount(self.exit_stage_N, minlength=len(self.flops_S))
         return tuple(float(share) for share in counts_S / len(self.exit_stage_N))
+
+    def mean_cost(self, cost: Cost) -> float:
+        """Give mean FLOPs, or seconds, per row; NaN where not known."""
+        return float((self.flops_S if cost is Cost.FLOPS else self.seconds_S)[self.exit_stage_N].mean())
 
     def rows(self, rows: IntArray) -> "Outcome":
         """Give the outcome on some of the rows (int64 indices)."""
@@ -163,4 +195,5 @@ def evaluate_policy(committee: Committee, rules: Rules, gates: Sequence[Gate]) -
         exit_stage_N[left_B[exits_B]] = stage
         left_B, sum_BK, count_B = left_B[~exits_B], sum_BK[~exits_B], count_B[~exits_B]
     flops_S = np.array(cumulative_flops([committee.flops[gate.member] for gate in gates]), dtype=np.int64)
-    return Outcome(correct_N=correct_N, exit_stage_N=exit_stage_N, flops_S=flops_S)
+    seconds_S = np.cumsum([committee.costs(Cost.SECONDS)[gate.member] for gate in gates])
+    return Outcome(correct_N=correct_N, exit_stage_N=exit_stage_N, flops_S=flops_S, seconds_S=seconds_S)

@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 
 from cascade_serve.core.combine import Combine
 from cascade_serve.core.confidence import Confidence
+from cascade_serve.core.cost import Cost
 from cascade_serve.core.plan import Promise
 from cascade_serve.errors import ConfigError
 from cascade_serve.planner.committee import ALL_RULES, Rules
@@ -20,6 +21,8 @@ class Demands:
 
     Attributes:
         limits: on every policy.
+        cost: what is kept small.
+        cost_batch_size: the batch size of the members' profiles at which seconds are taken; None is each member's best.
         combine: how members speak together; None leaves the choice to the planner.
         confidence: how sure a prediction is; None leaves the choice to the planner.
         max_regret: how much less accurate than the reference ``default`` may be, as a share of rows; not asked where
@@ -33,6 +36,8 @@ class Demands:
     """
 
     limits: Limits = field(default_factory=Limits)
+    cost: Cost = Cost.FLOPS
+    cost_batch_size: int | None = None
     combine: Combine | None = None
     confidence: Confidence | None = None
     max_regret: float = DEFAULT_MAX_REGRET
@@ -41,6 +46,11 @@ class Demands:
     seed: int = 0
 
     def __post_init__(self) -> None:
+        if self.cost_batch_size is not None and (self.cost is not Cost.SECONDS or self.cost_batch_size < 1):
+            raise ConfigError(
+                f"cost_batch_size: got {self.cost_batch_size} with cost {self.cost.value!r};"
+                " must be at least 1, and goes with cost 'seconds' alone"
+            )
         if not 0 <= self.max_regret < 1:
             raise ConfigError(f"max_regret: got {self.max_regret}; must be at least 0 and under 1")
         if self.min_accuracy is not None and not 0 < self.min_accuracy <= 1:

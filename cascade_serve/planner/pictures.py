@@ -2,7 +2,7 @@
 # Shapes: N rows, K classes, M bins.
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -13,7 +13,7 @@ from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 from matplotlib.transforms import Bbox, BboxBase
 
 from cascade_serve.core.combine import is_usable, softmax
-from cascade_serve.core.cost import format_flops
+from cascade_serve.core.cost import Cost, format_flops, format_seconds
 from cascade_serve.core.plan import Policy
 from cascade_serve.planner.calibration import NUM_BINS, Reliability, reliability
 from cascade_serve.planner.committee import Committee
@@ -51,31 +51,34 @@ class Dot:
     Attributes:
         kind: one of the picture's kinds of points.
         label: written beside it; None for none.
-        flops: mean per image.
+        cost: mean per image: FLOPs, or seconds.
         accuracy: share of right rows.
     """
 
     kind: str
     label: str | None
-    flops: float
+    cost: float
     accuracy: float
 
 
-def draw_pareto(dots: Sequence[Dot], rows: int) -> Figure:
-    """Draw accuracy over mean FLOPs.
+def draw_pareto(dots: Sequence[Dot], rows: int, cost: Cost = Cost.FLOPS) -> Figure:
+    """Draw accuracy over mean cost.
 
     Args:
         dots: the points.
         rows: that they were measured on.
+        cost: what the dots' costs are.
     """
     figure = Figure(figsize=(9, 5.6), layout="constrained")
     axes = figure.add_subplot()
     for kind, style in _STYLES.items():
         chosen = [dot for dot in dots if dot.kind == kind]
         if chosen:
-            axes.scatter([dot.flops for dot in chosen], [100 * dot.accuracy for dot in chosen], label=kind, **style)
-    _log_axis(axes, [dot.flops for dot in dots])
-    axes.set_xlabel("mean FLOPs per image (two a multiply-add)")
+            axes.scatter([dot.cost for dot in chosen], [100 * dot.accuracy for dot in chosen], label=kind, **style)
+    _log_axis(axes, [dot.cost for dot in dots], format_flops if cost is Cost.FLOPS else format_seconds)
+    axes.set_xlabel(
+        "mean FLOPs per image (two a multiply-add)" if cost is Cost.FLOPS else "mean time per image, by the profiles"
+    )
     axes.set_ylabel(f"accuracy, % of {rows:,} rows (half B)")
     axes.grid(visible=True, which="both", alpha=0.25)
     figure.legend(loc="outside upper center", ncols=4, fontsize=9, frameon=False)
@@ -84,26 +87,26 @@ def draw_pareto(dots: Sequence[Dot], rows: int) -> Figure:
     return figure
 
 
-def _log_axis(axes: Axes, flops: Sequence[float]) -> None:
-    """Write FLOPs as 50M, 100M, 200M, ... on a logarithmic axis, with room at its ends."""
+def _log_axis(axes: Axes, costs: Sequence[float], write: Callable[[float], str]) -> None:
+    """Write costs as 50M, 100M, 200M, ... on a logarithmic axis, with room at its ends."""
     axes.set_xscale("log")
-    axes.set_xlim(min(flops) / 1.15, max(flops) * 1.15)
-    decades = math.log10(max(flops) / min(flops))
+    axes.set_xlim(min(costs) / 1.15, max(costs) * 1.15)
+    decades = math.log10(max(costs) / min(costs))
     steps = (1, 2, 5) if decades > 0.7 else (1, 1.5, 2, 2.5, 3, 4, 5, 6, 7, 8)
     axes.xaxis.set_major_locator(LogLocator(subs=steps, numticks=50))
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: format_flops(value)))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: write(value)))
     axes.xaxis.set_minor_formatter(NullFormatter())
 
 
 def _label_dots(axes: Axes, dots: Sequence[Dot], pixels_per_point: float) -> None:
     """Write each label where it covers least of other labels, of dots, and of what lies outside the axes."""
     taken = [_mark(axes, dot, pixels_per_point) for dot in dots]
-    for dot in sorted(dots, key=lambda dot: dot.flops):
+    for dot in sorted(dots, key=lambda dot: dot.cost):
         if dot.label is None:
             continue
         texts = [
             axes.annotate(
-                dot.label, (dot.flops, 100 * dot.accuracy), xytext=(right, up), textcoords="offset points", ha=fixed,
+                dot.label, (dot.cost, 100 * dot.accuracy), xytext=(right, up), textcoords="offset points", ha=fixed,
                 fontsize=9, zorder=8,
             )
             for right, up, fixed in _LABEL_PLACES
@@ -119,7 +122,7 @@ def _label_dots(axes: Axes, dots: Sequence[Dot], pixels_per_point: float) -> Non
 
 def _mark(axes: Axes, dot: Dot, pixels_per_point: float) -> Bbox:
     """Give the square, in pixels, that a dot covers."""
-    x, y = axes.transData.transform((dot.flops, 100 * dot.accuracy))
+    x, y = axes.transData.transform((dot.cost, 100 * dot.accuracy))
     # A marker's size is its area in square points.
     half = math.sqrt(_STYLES[dot.kind]["s"]) / 2 * pixels_per_point
     return Bbox.from_extents(x - half, y - half, x + half, y + half)

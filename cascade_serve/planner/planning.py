@@ -12,7 +12,16 @@ from cascade_serve.core.plan import Promise
 from cascade_serve.errors import UnreachableError
 from cascade_serve.planner.calibration import fit_temperature, split_halves
 from cascade_serve.planner.certificate import count_accepted
-from cascade_serve.planner.committee import ALL_RULES, Committee, Gate, Gates, Outcome, Rules, evaluate_policy
+from cascade_serve.planner.committee import (
+    ALL_RULES,
+    Committee,
+    Gate,
+    Gates,
+    Outcome,
+    Rules,
+    evaluate_policy,
+    whole_ticks,
+)
 from cascade_serve.planner.demands import Demands
 from cascade_serve.planner.running import Advance, largest_subset, running_predictions
 from cascade_serve.planner.search import Candidate, Limits, Search
@@ -30,7 +39,7 @@ class Trial:
         path: the points of the front that a walk goes along, from dear to cheap.
         accepted: how far the walk would come if half A were half B.
         gates: what ``default`` would be then.
-        mean_flops: its cost on half A, per row; infinite where nothing keeps the promise.
+        mean_cost: of that, on half A, per row: FLOPs, or seconds; infinite where nothing keeps the promise.
         accuracy: its share of right rows on half A.
     """
 
@@ -39,13 +48,13 @@ class Trial:
     path: tuple[Candidate, ...]
     accepted: int
     gates: Gates
-    mean_flops: float
+    mean_cost: float
     accuracy: float
 
     @property
     def reaches_promise(self) -> bool:
         """Whether anything keeps the promise of ``default`` on half A."""
-        return math.isfinite(self.mean_flops)
+        return math.isfinite(self.mean_cost)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -83,7 +92,13 @@ class Study:
 
 
 def make_study(
-    rows: ZooRows, names: Sequence[str], flops: Sequence[int], demands: Demands, advance: Advance = lambda: None
+    rows: ZooRows,
+    names: Sequence[str],
+    flops: Sequence[int],
+    demands: Demands,
+    advance: Advance = lambda: None,
+    *,
+    seconds: Sequence[float] = (),
 ) -> Study:
     """Plan.
 
@@ -93,6 +108,8 @@ def make_study(
         flops: of the members, per image.
         demands: what is asked.
         advance: called :func:`num_steps` times along the way.
+        seconds: of the members, per image; NaN where not known, empty where none is. Each must be known where the
+            demands are for seconds.
 
     Returns:
         what was found.
@@ -102,11 +119,11 @@ def make_study(
     """
     _check_caps(names, flops, demands.limits)
     rows_A, rows_B = split_halves(rows.labels_N, demands.seed)
-    committee = make_committee(rows, names, flops, rows_A)
+    committee = make_committee(rows, names, flops, rows_A, seconds=seconds)
     half_A = committee.rows(rows_A)
-    reference = _most_accurate(half_A, demands.limits)
+    reference = _most_accurate(half_A, demands)
     trials = _try_all(half_A, reference, demands, advance)
-    chosen = min(trials, key=lambda trial: (trial.mean_flops, -trial.accuracy))
+    chosen = min(trials, key=lambda trial: (trial.mean_cost, -trial.accuracy))
     outcomes = tuple(evaluate_policy(committee, chosen.rules, point.gates) for point in chosen.path)
     reference_N = evaluate_policy(committee, chosen.rules, (Gate(member=reference),)).correct_N[rows_B]
     accepted = walk(demands, [outcome.correct_N[rows_B] for outcome in outcomes], reference_N)
@@ -123,7 +140,9 @@ def make_study(
     )
 
 
-def make_committee(rows: ZooRows, names: Sequence[str], flops: Sequence[int], fit_on: IntArray) -> Committee:
+def make_committee(
+    rows: ZooRows, names: Sequence[str], flops: Sequence[int], fit_on: IntArray, *, seconds: Sequence[float] = ()
+) -> Committee:
     """Fit each member's temperature on some rows (int64 indices), and give the committee over all rows."""
     labels_N = rows.labels_N[fit_on]
     return Committee(
@@ -132,6 +151,7 @@ def make_committee(rows: ZooRows, names: Sequence[str], flops: Sequence[int], fi
         temperatures=tuple(fit_temperature(logits_NK[fit_on], labels_N) for logits_NK in rows.logits),
         logits=rows.logits,
         labels_N=rows.labels_N,
+        seconds=tuple(whole_ticks(taken) for taken in seconds),
     )
 
 
@@ -154,14 +174,15 @@ def _check_caps(names: Sequence[str], flops: Sequence[int], limits: Limits) -> N
             )
 
 
-def _most_accurate(half_A: Committee, limits: Limits) -> int:
+def _most_accurate(half_A: Committee, demands: Demands) -> int:
     """Find the most accurate member that may stand alone; of equals, the cheapest."""
+    limits, costs = demands.limits, half_A.costs(demands.cost)
     caps = [cap for cap in (limits.max_flops, limits.mean_flops) if cap is not None]
-    allowed = [member for member, cost in enumerate(half_A.flops) if all(cost <= cap for cap in caps)]
+    allowed = [member for member, flops in enumerate(half_A.flops) if all(flops <= cap for cap in caps)]
     rules = ALL_RULES[0]  # What one member predicts does not depend on them.
     return max(
         allowed,
-        key=lambda member: (evaluate_policy(half_A, rules, (Gate(member=member),)).accuracy, -half_A.flops[member]),
+        key=lambda member: (evaluate_policy(half_A, rules, (Gate(member=member),)).accuracy, -costs[member]),
     )
 
 
@@ -173,7 +194,7 @@ def _try_all(half_A: Committee, reference: int, demands: Demands, advance: Advan
         by_function = {rules.confidence: rules for rules in pairs}
         running = running_predictions(half_A, combine, tuple(by_function), max_members, advance)
         for function, rules in by_function.items():
-            front = Search(half_A, running[function], demands.limits).run(advance)
+            front = Search(half_A, running[function], demands.limits, demands.cost).run(advance)
             trials.append(_try_one(half_A, reference, demands, rules, tuple(front)))
     return tuple(trials)
 
@@ -186,15 +207,15 @@ def _try_one(half_A: Committee, reference: int, demands: Demands, rules: Rules, 
     reference_N = evaluate_policy(half_A, rules, alone).correct_N
     correct = (evaluate_policy(half_A, rules, point.gates).correct_N for point in path)
     accepted = count_accepted(correct, make_test(demands, demands.bound, reference_N))
-    options = [(point.mean_flops, -point.correct / half_A.num_rows, point.gates) for point in path[:accepted]]
+    options = [(point.mean_cost, -point.correct / half_A.num_rows, point.gates) for point in path[:accepted]]
     if is_regret:
-        options.append((float(half_A.flops[reference]), -float(reference_N.mean()), alone))
+        options.append((half_A.costs(demands.cost)[reference], -float(reference_N.mean()), alone))
     dearest = path[0] if path else front[-1]
     cost, accuracy, gates = min(
         options, key=lambda option: option[:2], default=(math.inf, -dearest.correct / half_A.num_rows, dearest.gates)
     )
     return Trial(
-        rules=rules, front=front, path=path, accepted=accepted, gates=gates, mean_flops=cost, accuracy=-accuracy
+        rules=rules, front=front, path=path, accepted=accepted, gates=gates, mean_cost=cost, accuracy=-accuracy
     )
 
 

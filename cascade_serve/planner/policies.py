@@ -26,7 +26,8 @@ from cascade_serve.planner.committee import Gate, Gates, Outcome, Rules, evaluat
 from cascade_serve.planner.planning import Study, describe_gates, make_committee
 from cascade_serve.planner.walk import make_test
 from cascade_serve.planner.words import FRONT_PREFIX
-from cascade_serve.planner.zoo_rows import CALIBRATION_ENGINE, ZooRows, plan_member
+from cascade_serve.planner.zoo_costs import known_seconds
+from cascade_serve.planner.zoo_rows import ZooRows, plan_member, shared_engine
 from model_zoo.store import ZooMember
 
 FAST_POLICY = "fast"
@@ -65,7 +66,7 @@ class _Namer:
     def policies(self) -> dict[str, Policy]:
         """Give all policies by name."""
         demands = self._study.demands
-        path = sorted(self._path, key=lambda point: point.outcome.expected_flops)
+        path = sorted(self._path, key=lambda point: point.outcome.mean_cost(demands.cost))
         named = {
             DEFAULT_POLICY: self._cheapest(demands.bound),
             FAST_POLICY: self._cheapest(demands.fast_bound),
@@ -114,7 +115,7 @@ class _Namer:
         ]
         if not options:
             raise UnreachableError(self._nearest_promise())
-        return min(options, key=lambda point: point.searched.expected_flops)
+        return min(options, key=lambda point: point.searched.mean_cost(demands.cost))
 
     def _nearest_promise(self) -> str:
         """Say what could have been promised: a walk must accept all that is dearer before the first within the cap."""
@@ -174,6 +175,7 @@ def measured_policy(
         stages=_stages(names, gates),
         worst_case_flops=outcome.worst_case_flops,
         expected_flops=outcome.expected_flops,
+        expected_seconds=outcome.expected_seconds,
         accuracy=outcome.accuracy,
         accuracy_interval=wilson_interval(int(outcome.correct_N.sum()), len(outcome.correct_N)),
         exit_shares=outcome.exit_shares,
@@ -209,7 +211,9 @@ def draw_plan(study: Study, task: Task, members: Sequence[ZooMember], rows: ZooR
         confidence=study.chosen.rules.confidence,
         policies=policies,
         reference=study.committee.names[study.reference],
-        calibration=_calibration(rows, used, n_search=len(study.rows_A), seed=study.demands.seed),
+        cost=study.demands.cost,
+        cost_batch_size=study.demands.cost_batch_size,
+        calibration=_calibration(rows, members, used, n_search=len(study.rows_A), seed=study.demands.seed),
     )
 
 
@@ -236,7 +240,8 @@ def draw_manual_plan(
         temperatures: Sequence[float] = (1.0,) * len(members)
     else:
         flops = [member.card.cost.flops for member in members]
-        committee = make_committee(rows, names, flops, np.arange(len(rows.labels_N)))
+        seconds = known_seconds(members)
+        committee = make_committee(rows, names, flops, np.arange(len(rows.labels_N)), seconds=seconds)
         policy = measured_policy(DEFAULT_POLICY, names, gates, evaluate_policy(committee, rules, gates))
         temperatures = committee.temperatures
     used = _used_members([policy], members, temperatures)
@@ -246,7 +251,7 @@ def draw_manual_plan(
         combine=rules.combine,
         confidence=rules.confidence,
         policies={DEFAULT_POLICY: policy},
-        calibration=None if rows is None else _calibration(rows, used, n_search=len(rows.labels_N), seed=0),
+        calibration=None if rows is None else _calibration(rows, members, used, n_search=len(rows.labels_N), seed=0),
     )
 
 
@@ -261,7 +266,9 @@ def _used_members(
     )
 
 
-def _calibration(rows: ZooRows, members: Sequence[Member], *, n_search: int, seed: int) -> Calibration:
+def _calibration(
+    rows: ZooRows, members: Sequence[ZooMember], used: Sequence[Member], *, n_search: int, seed: int
+) -> Calibration:
     return Calibration(
         n=len(rows.labels_N),
         n_search=n_search,
@@ -269,6 +276,6 @@ def _calibration(rows: ZooRows, members: Sequence[Member], *, n_search: int, see
         data_sha256=rows.fingerprint(),
         seed=seed,
         fingerprint=Fingerprint(
-            engine=CALIBRATION_ENGINE, precision="+".join(sorted({member.precision for member in members}))
+            engine=shared_engine(members), precision="+".join(sorted({member.precision for member in used}))
         ),
     )

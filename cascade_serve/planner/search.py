@@ -1,4 +1,4 @@
-"""The exhaustive search: the Pareto front of accuracy over mean FLOPs, of all orders of members and thresholds.
+"""The exhaustive search: the Pareto front of accuracy over mean cost, of all orders of members and thresholds.
 
 Source: Wang et al., "Wisdom of Committees" (ICLR 2022, arXiv 2012.01988), sections 4 and 5, search subsets and
 thresholds exhaustively. What makes it quick here: the exits and hits of all threshold settings of an order are
@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cascade_serve.core.arrays import BoolArray, FloatArray, IntArray
+from cascade_serve.core.cost import Cost
 from cascade_serve.planner.committee import Committee, Gate, Gates
 from cascade_serve.planner.running import NUM_THRESHOLDS, Prefix, RunningPredictions
 
@@ -28,7 +29,7 @@ class Limits:
 
     Attributes:
         max_members: stages of a policy, 1 to ``MAX_STAGES``.
-        max_flops: worst case per image; None is no cap.
+        max_flops: worst case per image; None is no cap. Caps are in FLOPs whatever the cost.
         mean_flops: mean per image over the calibration rows; None is no cap.
     """
 
@@ -48,12 +49,12 @@ class Candidate:
     Attributes:
         gates: its stages.
         correct: rows it gets right.
-        mean_flops: per row.
+        mean_cost: per row: FLOPs, or seconds.
     """
 
     gates: Gates
     correct: int
-    mean_flops: float
+    mean_cost: float
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -65,7 +66,7 @@ class _Chain:
         key_N: mixed-radix joint code of its gates, per row.
         grids: thresholds of each gate.
         hits: rows that exit at one of its gates and are right.
-        cost: FLOPs of all rows up to the last gate, in total.
+        spent: cost of all rows up to the last gate, in total, in each unit that the search counts in.
         deferred: rows that pass its last gate.
         worst_flops: sum of its members.
     """
@@ -74,16 +75,29 @@ class _Chain:
     key_N: NDArray[np.intp]
     grids: tuple[FloatArray, ...]
     hits: IntArray
-    cost: CostArray
+    spent: tuple[CostArray, ...]
     deferred: IntArray
     worst_flops: int
 
 
 class Search:
-    """One search over all orders, for one pair of rules."""
+    """One search over all orders, for one pair of rules.
 
-    def __init__(self, committee: Committee, running: RunningPredictions, limits: Limits) -> None:
+    Args:
+        committee: the members; where ``cost`` is seconds, each one's must be known.
+        running: what every prefix of them predicts.
+        limits: on every policy.
+        cost: what is kept small.
+    """
+
+    def __init__(
+        self, committee: Committee, running: RunningPredictions, limits: Limits, cost: Cost = Cost.FLOPS
+    ) -> None:
         self._flops = committee.flops
+        # What is kept small stands first, what has a cap on its mean last; mostly they are the same.
+        self._units = [committee.costs(cost)]
+        if cost is not Cost.FLOPS and limits.mean_flops is not None:
+            self._units.append(committee.costs(Cost.FLOPS))
         self._rows = committee.num_rows
         self._running = running
         self._limits = limits
@@ -103,7 +117,7 @@ class Search:
             key_N=np.zeros(self._rows, dtype=np.intp),
             grids=(),
             hits=np.zeros((), dtype=np.int64),
-            cost=np.zeros((), dtype=np.float64),
+            spent=tuple(np.zeros((), dtype=np.float64) for _ in self._units),
             deferred=np.full((), self._rows, dtype=np.int64),
             worst_flops=0,
         )
@@ -140,10 +154,15 @@ class Search:
             key_N=key_N,
             grids=grids,
             hits=chain.hits[..., None] + _exits(_histogram(key_N, grids, self._running.correct(prefix)), grids),
-            cost=(chain.cost + chain.deferred * float(self._flops[member]))[..., None],
+            spent=tuple(spent[..., None] for spent in self._spend(chain, member)),
             deferred=_deferred(_histogram(key_N, grids, None), grids),
             worst_flops=chain.worst_flops + self._flops[member],
         )
+
+    def _spend(self, chain: _Chain, member: int) -> tuple[CostArray, ...]:
+        """Add a member's cost for the rows that come to it."""
+        pairs = zip(chain.spent, self._units, strict=True)
+        return tuple(spent + chain.deferred * costs[member] for spent, costs in pairs)
 
     def _offer(self, chain: _Chain, member: int) -> None:
         """Let a member have the last word after the chain, and offer all settings to the front."""
@@ -151,10 +170,11 @@ class Search:
             return
         last_N = self._running.correct((*chain.prefix, member))
         hits = chain.hits + _deferred(_histogram(chain.key_N, chain.grids, last_N), chain.grids)
-        cost = np.broadcast_to(chain.cost + chain.deferred * float(self._flops[member]), hits.shape)
+        spent = self._spend(chain, member)
         cap = self._limits.mean_flops
         if cap is not None:
-            hits = np.where(cost <= cap * self._rows, hits, -1)
+            hits = np.where(spent[-1] <= cap * self._rows, hits, -1)
+        cost = np.broadcast_to(spent[0], hits.shape)
         self._front.offer((*chain.prefix, member), chain.grids, hits.ravel(), cost.ravel())
 
 
@@ -203,7 +223,7 @@ class _Front:
             order: the members.
             grids: thresholds of all but the last.
             hits: right rows of each setting, flat in C order; -1 for what must not be taken.
-            cost: total FLOPs of each setting.
+            cost: total cost of each setting.
         """
         cheaper = np.searchsorted(self._cost, cost, side="right") - 1
         better = np.flatnonzero(hits > self._hits[cheaper])
@@ -226,7 +246,7 @@ class _Front:
             rows: that hits and costs were summed over.
         """
         return [
-            Candidate(gates=_gates(self._orders[order], setting), correct=hits, mean_flops=cost / rows)
+            Candidate(gates=_gates(self._orders[order], setting), correct=hits, mean_cost=cost / rows)
             for order, setting, hits, cost in zip(
                 self._order.tolist()[1:],
                 self._setting.tolist()[1:],

@@ -15,7 +15,7 @@ MAX_PATH = 40
 
 
 def thin(front: Sequence[Candidate]) -> tuple[Candidate, ...]:
-    """Take a path from a front: at most ``MAX_PATH`` points, spread evenly over the logarithm of mean FLOPs.
+    """Take a path from a front: at most ``MAX_PATH`` points, spread evenly over the logarithm of mean cost.
 
     Args:
         front: from cheap to dear.
@@ -25,9 +25,9 @@ def thin(front: Sequence[Candidate]) -> tuple[Candidate, ...]:
     """
     if not front:
         return ()
-    cheapest, dearest = math.log(front[0].mean_flops), math.log(front[-1].mean_flops)
+    cheapest, dearest = math.log(front[0].mean_cost), math.log(front[-1].mean_cost)
     width = (dearest - cheapest) / MAX_PATH or 1.0
-    best_of_slice = {int((dearest - math.log(point.mean_flops)) / width): point for point in front}
+    best_of_slice = {int((dearest - math.log(point.mean_cost)) / width): point for point in front}
     # The cheapest point lies on the last slice's edge, in a slice of its own, unless rounding says otherwise.
     path = list(best_of_slice.values())[::-1]
     return tuple(path if len(path) <= MAX_PATH else [*path[: MAX_PATH - 1], path[-1]])

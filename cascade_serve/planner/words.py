@@ -1,11 +1,12 @@
 """A plan in words and tables, for people at a terminal; needs nothing that a serving image lacks."""
 
+import math
 from collections.abc import Sequence
 
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
-from cascade_serve.core.cost import format_flops
+from cascade_serve.core.cost import Cost, format_flops, format_seconds, seconds_at
 from cascade_serve.core.plan import Certificate, Plan, Policy, Promise, Stage
 
 FRONT_PREFIX = "front-"
@@ -57,10 +58,21 @@ def legend(plan: Plan) -> str:
     }
     promised = {policy.certificate.promise for policy in plan.policies.values() if policy.certificate is not None}
     return (
-        f"accuracy ± half of its 95 % interval; FLOPs per image, two a multiply-add; ratio: mean FLOPs to those of"
-        f" {plan.reference or 'the last stage'}; exits: share of rows by stage"
-        f"{''.join(texts[promise] for promise in sorted(promised))}"
+        f"accuracy ± half of its 95 % interval; FLOPs per image, two a multiply-add{_time_legend(plan)}; ratio: mean"
+        f" {'time to that' if plan.cost is Cost.SECONDS else 'FLOPs to those'} of {plan.reference or 'the last stage'};"
+        f" exits: share of rows by stage{''.join(texts[promise] for promise in sorted(promised))}"
     )
+
+
+def _time_legend(plan: Plan) -> str:
+    if not _has_times(plan):
+        return ""
+    where = "its best batch size" if plan.cost_batch_size is None else f"batch size {plan.cost_batch_size}"
+    return f"; time per image by the members' profiles, each at {where}"
+
+
+def _has_times(plan: Plan) -> bool:
+    return any(policy.expected_seconds is not None for policy in plan.policies.values())
 
 
 def promises(plan: Plan) -> list[str]:
@@ -75,7 +87,8 @@ def promises(plan: Plan) -> list[str]:
 def _policy_table(plan: Plan, title: str, policies: Sequence[Policy]) -> Table:
     table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
     table.add_column("policy", no_wrap=True)
-    for column in ("accuracy %", "mean\nFLOPs", "worst\nFLOPs", "ratio", "exits %", "promise"):
+    times = ("mean\ntime",) if _has_times(plan) else ()
+    for column in ("accuracy %", "mean\nFLOPs", "worst\nFLOPs", *times, "ratio", "exits %", "promise"):
         table.add_column(column, justify="right", no_wrap=True)
     table.add_column("stages: thresholds", ratio=1)
     for policy in policies:
@@ -85,19 +98,31 @@ def _policy_table(plan: Plan, title: str, policies: Sequence[Policy]) -> Table:
 
 def _cells(plan: Plan, policy: Policy) -> tuple[str, ...]:
     """Give one policy's cells; numbers that were not measured are dashes."""
-    yardstick = plan.reference or policy.stages[-1].member
-    flops = {member.name: member.flops for member in plan.members}.get(yardstick)
-    mean = policy.expected_flops
+    mean, seconds = policy.expected_flops, policy.expected_seconds
+    times = (format_seconds(math.nan if seconds is None else seconds),) if _has_times(plan) else ()
     return (
         policy.name,
         _accuracy(policy),
         "-" if mean is None else format_flops(mean),
         format_flops(policy.worst_case_flops),
-        "-" if mean is None or flops is None else f"{mean / flops:.2f}",
+        *times,
+        _ratio(plan, policy),
         "-" if policy.exit_shares is None else _percentages(policy.exit_shares),
         _short_promise(policy.certificate),
         " ".join(_short_stage(stage) for stage in policy.stages),
     )
+
+
+def _ratio(plan: Plan, policy: Policy) -> str:
+    """Compare a policy's mean cost with that of the reference, or of its own last stage, alone."""
+    yardstick = {member.name: member for member in plan.members}.get(plan.reference or policy.stages[-1].member)
+    mean = policy.expected_seconds if plan.cost is Cost.SECONDS else policy.expected_flops
+    if yardstick is None or mean is None:
+        return "-"
+    if plan.cost is Cost.FLOPS:
+        return f"{mean / yardstick.flops:.2f}"
+    seconds = seconds_at(yardstick.seconds or {}, plan.cost_batch_size)
+    return "-" if math.isnan(seconds) else f"{mean / seconds:.2f}"
 
 
 def _short_stage(stage: Stage) -> str:

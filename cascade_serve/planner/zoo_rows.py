@@ -27,8 +27,6 @@ from model_zoo.store import (
 )
 
 MIN_ROWS = 20
-CALIBRATION_ENGINE = "onnxruntime"
-"""What computes the logits in a zoo."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -74,7 +72,7 @@ def read_zoo_members(task_path: Path, names: Sequence[str] | None) -> tuple[ZooM
         names: which, in this order; None is all, from cheap to dear.
 
     Raises:
-        ConfigError: one is unknown or named twice, or there are none.
+        ConfigError: one is unknown or named twice, there are none, or they are for different engines.
         CardError: a file is missing, broken or not what its card says.
         ConflictError: a member was made for another task, such as another image size.
     """
@@ -90,7 +88,28 @@ def read_zoo_members(task_path: Path, names: Sequence[str] | None) -> tuple[ZooM
     task = read_task(task_path)
     for member in members:
         check_task(task, member.card.task, member.path / CARD_FILE)
+    shared_engine(members)
     return tuple(members if names else sorted(members, key=lambda member: (member.card.cost.flops, member.name)))
+
+
+def shared_engine(members: Sequence[ZooMember]) -> str:
+    """Give the engine that computed the members' logits, and will serve them.
+
+    Raises:
+        ConfigError: they are for different engines, and one server has one.
+    """
+    first, engine = members[0].name, _engine(members[0])
+    for member in members:
+        if _engine(member) != engine:
+            raise ConfigError(
+                f"member {member.name!r}: engine: got {_engine(member)!r}; must be {engine!r}, that of {first!r}:"
+                " one engine serves a plan; choose its members with --members"
+            )
+    return engine
+
+
+def _engine(member: ZooMember) -> str:
+    return str(getattr(member.card, "engine", "onnxruntime"))
 
 
 def read_zoo_rows(members: Sequence[ZooMember]) -> ZooRows:
@@ -146,5 +165,6 @@ def plan_member(member: ZooMember, temperature: float) -> Member:
         flops=member.card.cost.flops,
         temperature=temperature,
         precision=member.card.precision,
+        seconds=member.card.cost.seconds or None,
         files=files,
     )

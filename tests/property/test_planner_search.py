@@ -2,7 +2,7 @@
 # Shapes: N rows, K classes, S stages.
 
 from dataclasses import dataclass
-from itertools import permutations, product
+from itertools import accumulate, permutations, product
 
 import numpy as np
 import pytest
@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 from cascade_serve.core.arrays import FloatArray
 from cascade_serve.core.combine import Combine, combine_stages, is_usable, member_score
 from cascade_serve.core.confidence import confidence
-from cascade_serve.core.cost import cumulative_flops
+from cascade_serve.core.cost import Cost
 from cascade_serve.core.gate import should_exit
-from cascade_serve.planner.committee import ALL_RULES, Committee, Gate, Gates, Rules, evaluate_policy
+from cascade_serve.planner.committee import ALL_RULES, Committee, Gate, Gates, Rules, evaluate_policy, whole_ticks
 from cascade_serve.planner.running import rate, running_predictions
 from cascade_serve.planner.search import Candidate, Limits, Search
 
@@ -45,14 +45,15 @@ def naive_row(committee: Committee, rules: Rules, gates: Gates, row: int) -> Nai
     raise AssertionError("the last stage has no threshold")
 
 
-def naive_policy(committee: Committee, rules: Rules, gates: Gates) -> tuple[int, float]:
-    """Hits and total FLOPs."""
-    spent = cumulative_flops([committee.flops[gate.member] for gate in gates])
+def naive_policy(committee: Committee, rules: Rules, gates: Gates, cost: Cost = Cost.FLOPS) -> tuple[int, float]:
+    """Hits and total cost."""
+    costs = committee.flops if cost is Cost.FLOPS else committee.seconds
+    spent = list(accumulate(float(costs[gate.member]) for gate in gates))
     rows = [naive_row(committee, rules, gates, row) for row in range(committee.num_rows)]
     return sum(row.correct for row in rows), float(sum(spent[row.stage] for row in rows))
 
 
-def naive_front(committee: Committee, rules: Rules, limits: Limits) -> list[tuple[int, float]]:
+def naive_front(committee: Committee, rules: Rules, limits: Limits, cost: Cost = Cost.FLOPS) -> list[tuple[int, float]]:
     """Enumerate every order and every setting of the same grids; keep what nothing beats."""
     found = []
     members = range(len(committee.names))
@@ -63,13 +64,14 @@ def naive_front(committee: Committee, rules: Rules, limits: Limits) -> list[tupl
             grids = [naive_grid(committee, rules, order[: end + 1]) for end in range(size - 1)]
             for thresholds in product(*grids):
                 gated = tuple(Gate(member=m, threshold=t) for m, t in zip(order[:-1], thresholds, strict=True))
-                hits, cost = naive_policy(committee, rules, (*gated, Gate(member=order[-1])))
-                if limits.mean_flops is None or cost <= limits.mean_flops * committee.num_rows:
-                    found.append((hits, cost))
+                gates = (*gated, Gate(member=order[-1]))
+                hits, flops = naive_policy(committee, rules, gates)
+                if limits.mean_flops is None or flops <= limits.mean_flops * committee.num_rows:
+                    found.append((hits, naive_policy(committee, rules, gates, cost)[1]))
     best: list[tuple[int, float]] = []
-    for hits, cost in sorted(set(found), key=lambda pair: (pair[1], -pair[0])):
+    for hits, spent in sorted(set(found), key=lambda pair: (pair[1], -pair[0])):
         if not best or hits > best[-1][0]:
-            best.append((hits, cost))
+            best.append((hits, spent))
     return best
 
 
@@ -101,14 +103,16 @@ def committees(draw: st.DrawFn, *, max_members: int = 3, is_dyadic: bool = True)
         temperatures=(1.0,) * members if is_dyadic else tuple(rng.uniform(0.5, 3, members)),
         logits=tuple(logits),
         labels_N=rng.integers(0, classes, rows),
+        # Two of them add up to a third, so that ties occur, which sums that round would miss.
+        seconds=tuple(whole_ticks(float(seconds)) for seconds in rng.choice([1.1e-3, 0.7e-3, 2.3e-6, 0.4e-3], members)),
     )
 
 
-def search(committee: Committee, rules: Rules, limits: Limits) -> list[Candidate]:
+def search(committee: Committee, rules: Rules, limits: Limits, cost: Cost = Cost.FLOPS) -> list[Candidate]:
     running = running_predictions(
         committee, rules.combine, (rules.confidence,), limits.max_members, advance=lambda: None
     )
-    return Search(committee, running[rules.confidence], limits).run(advance=lambda: None)
+    return Search(committee, running[rules.confidence], limits, cost).run(advance=lambda: None)
 
 
 @settings(max_examples=60, deadline=None)
@@ -128,6 +132,9 @@ def test_evaluation_is_the_loop_over_rows(committee: Committee, rules: Rules, da
     assert sum(outcome.exit_shares) == pytest.approx(1)
     assert outcome.expected_flops * committee.num_rows == pytest.approx(naive_policy(committee, rules, gates)[1])
     assert outcome.worst_case_flops == sum(committee.flops[member] for member in order)
+    assert outcome.expected_seconds is not None
+    total_s = naive_policy(committee, rules, gates, Cost.SECONDS)[1]
+    assert outcome.expected_seconds * committee.num_rows == pytest.approx(total_s)
 
 
 @settings(max_examples=150, deadline=None)
@@ -136,21 +143,22 @@ def test_evaluation_is_the_loop_over_rows(committee: Committee, rules: Rules, da
     rules=st.sampled_from(ALL_RULES),
     max_members=st.integers(1, 3),
     caps=st.tuples(st.sampled_from([None, 80, 150]), st.sampled_from([None, 60, 90])),
+    cost=st.sampled_from(Cost),
 )
 def test_front_is_that_of_all_policies(
-    committee: Committee, rules: Rules, max_members: int, caps: tuple[int | None, int | None]
+    committee: Committee, rules: Rules, max_members: int, caps: tuple[int | None, int | None], cost: Cost
 ) -> None:
     # Sums of two floats are exact in either order; of three only where they are quarters.
     largest = min(max_members, 2) if rules.combine is Combine.MEAN_PROBS else max_members
     limits = Limits(max_members=largest, max_flops=caps[0], mean_flops=caps[1])
-    found = search(committee, rules, limits)
-    expected = naive_front(committee, rules, limits)
+    found = search(committee, rules, limits, cost)
+    expected = naive_front(committee, rules, limits, cost)
     assert [point.correct for point in found] == [hits for hits, _ in expected]
-    assert [point.mean_flops * committee.num_rows for point in found] == pytest.approx([cost for _, cost in expected])
+    assert [point.mean_cost * committee.num_rows for point in found] == pytest.approx([spent for _, spent in expected])
     for point in found:
-        hits, cost = naive_policy(committee, rules, point.gates)
+        hits, spent = naive_policy(committee, rules, point.gates, cost)
         assert hits == point.correct
-        assert cost == pytest.approx(point.mean_flops * committee.num_rows)
+        assert spent == pytest.approx(point.mean_cost * committee.num_rows)
 
 
 def test_four_stages_and_all_rules_agree_with_the_exact_evaluation() -> None:
@@ -177,7 +185,7 @@ def test_four_stages_and_all_rules_agree_with_the_exact_evaluation() -> None:
             longest = max(longest, len(point.gates))
             # Sets are summed in another order than stages, which may move the one row that lies on a threshold.
             assert abs(int(outcome.correct_N.sum()) - point.correct) <= 2
-            assert outcome.expected_flops == pytest.approx(point.mean_flops, abs=150 / rows)
+            assert outcome.expected_flops == pytest.approx(point.mean_cost, abs=150 / rows)
     assert longest == 4
 
 
@@ -201,3 +209,11 @@ def test_code_counts_ties_as_exits() -> None:
 def test_stage_limit_is_named(max_members: int) -> None:
     with pytest.raises(ValueError, match=f"max_members: got {max_members}; must be between 1 and 4"):
         Limits(max_members=max_members)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "ticks"),
+    [(1e-12, 1), (2**-30, 1), (1.49 * 2**-30, 1), (1.51 * 2**-30, 2), (0.5, 2**29), (3.0, 3 * 2**30)],
+)
+def test_seconds_are_counted_in_ticks(seconds: float, ticks: int) -> None:
+    assert whole_ticks(seconds) == ticks / 2**30

@@ -43,9 +43,9 @@ def marks(axes: Axes) -> list[Bbox]:
     ],
 )
 def test_labels_cover_neither_each_other_nor_dots(members: list[tuple[str, float, float]]) -> None:
-    dots = [Dot(kind="single member", label=name, flops=flops, accuracy=share) for name, flops, share in members]
-    dots.append(Dot(kind="reference", label=None, flops=members[-1][1], accuracy=members[-1][2]))
-    dots += [Dot(kind="ensemble, all members run", label=None, flops=6e7 * k, accuracy=0.85) for k in range(1, 9)]
+    dots = [Dot(kind="single member", label=name, cost=flops, accuracy=share) for name, flops, share in members]
+    dots.append(Dot(kind="reference", label=None, cost=members[-1][1], accuracy=members[-1][2]))
+    dots += [Dot(kind="ensemble, all members run", label=None, cost=6e7 * k, accuracy=0.85) for k in range(1, 9)]
     (axes,) = drawn(draw_pareto(dots, 100))
     labels = [child for child in axes.get_children() if isinstance(child, Annotation)]
     assert sorted(label.get_text() for label in labels) == sorted(name for name, _, _ in members)
