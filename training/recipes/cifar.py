@@ -1,7 +1,5 @@
 """CIFAR-10 and CIFAR-100, from torchvision's files or an image folder such as CIFAR-10-JPEG."""
 
-from dataclasses import replace
-
 from training.config import RunConfig
 from training.data.splits import SplitConfig
 from training.data.torchvision_sets import TorchvisionSource
@@ -26,8 +24,7 @@ def cifar100(*, device: str = "cpu", seed: int = 0) -> RunConfig:
         device: where to train; decides the sizes.
         seed: of splits, selection, search and training.
     """
-    source, scale = TorchvisionSource(kind="cifar100"), scale_for(device)
-    scale = replace(scale, epochs=scale.epochs * 3 // 2)
+    source, scale = TorchvisionSource(kind="cifar100"), scale_for(device).for_longer(1.5)
     return resnet9_run("cifar100", source, _splits(seed), scale, PHOTOGRAPHS, device=device, seed=seed)
 
 

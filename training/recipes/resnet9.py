@@ -28,7 +28,8 @@ class Scale:
 
     Attributes:
         widths: of the members, growing.
-        epochs: of the members.
+        epochs: of each member. A cascade saves the more, the less its small members are behind, and their epochs cost
+            little.
         data_schedule: of the members.
         batch_size: images a step, of everything.
         peak_lr: largest learning rate, for the mean loss of a batch.
@@ -37,7 +38,7 @@ class Scale:
     """
 
     widths: tuple[int, ...]
-    epochs: int
+    epochs: tuple[int, ...]
     data_schedule: DataScheduleConfig
     batch_size: int
     peak_lr: float
@@ -48,10 +49,14 @@ class Scale:
     trial_epochs: int
     trial_images: int
 
+    def for_longer(self, factor: float) -> "Scale":
+        """Give the same with the members trained so many times as long."""
+        return replace(self, epochs=tuple(round(factor * epochs) for epochs in self.epochs))
+
 
 CPU = Scale(
     widths=(4, 8, 16),
-    epochs=10,
+    epochs=(20, 20, 12),
     data_schedule=DataIncrement(fraction=0.5),
     batch_size=128,
     peak_lr=0.2,
@@ -65,7 +70,7 @@ CPU = Scale(
 """Two slow cores and half an hour."""
 GPU = Scale(
     widths=(8, 16, 32, 64),
-    epochs=24,
+    epochs=(24, 24, 24, 24),
     data_schedule=AllData(),
     batch_size=512,
     peak_lr=0.4,
@@ -106,12 +111,12 @@ def resnet9_run(
         seed: of selection, search and training.
     """
     loop = fast_loop(scale, augment, device=device, seed=seed)
-    members = [(f"resnet9-w{width}", width) for width in scale.widths]
+    members = zip(scale.widths, scale.epochs, strict=True)
     return RunConfig(
         task=task,
         source=source,
         splits=splits,
-        members=tuple(_member(name, width, loop) for name, width in members),
+        members=tuple(_member(f"resnet9-w{width}", width, replace(loop, epochs=epochs)) for width, epochs in members),
         selection=SelectionConfig(
             proxy=_member(
                 "proxy", scale.proxy_width, replace(loop, epochs=scale.proxy_epochs, data_schedule=AllData())
@@ -136,7 +141,7 @@ def fast_loop(scale: Scale, augment: AugmentConfig, *, device: str, seed: int) -
     """Give one-cycle training with Nesterov momentum and smoothed labels, in half precision on a GPU."""
     is_cuda = device.startswith("cuda")
     return LoopConfig(
-        epochs=scale.epochs,
+        epochs=max(scale.epochs),
         batch_size=scale.batch_size,
         optim=OptimConfig(weight_decay=5e-4),
         lr=OneCycle(peak_lr=scale.peak_lr, warmup_share=0.2),

@@ -28,6 +28,6 @@ def mnist(*, device: str = "cpu", seed: int = 0) -> RunConfig:
         seed: of splits, selection, search and training.
     """
     splits = SplitConfig(policy_validation=2500, calibration=5000, test=0, seed=seed)
-    scale = scale_for(device)
-    scale = replace(scale, epochs=scale.epochs // 2, widths=tuple(width // 2 for width in scale.widths))
+    scale = scale_for(device).for_longer(0.5)
+    scale = replace(scale, widths=tuple(width // 2 for width in scale.widths))
     return resnet9_run("mnist", TorchvisionSource(kind="mnist"), splits, scale, SIGNS, device=device, seed=seed)
