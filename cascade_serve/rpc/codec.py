@@ -3,8 +3,8 @@
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import lru_cache
+from typing import NamedTuple
 
 from cascade_serve.core.plan import Plan
 from cascade_serve.core.request import Reply, Request
@@ -16,8 +16,7 @@ from cascade_serve.rpc.tensors import Admission, read_images
 from model_zoo.preprocess import DecodeLimits
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Query:
+class Query(NamedTuple):
     """A request as the engine takes it, and the outputs that its answer shall have.
 
     Attributes:

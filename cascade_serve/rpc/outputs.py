@@ -3,6 +3,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from types import MappingProxyType
 from typing import NamedTuple
 
@@ -15,6 +16,8 @@ from cascade_serve.rpc.shared_memory import RegionTable, Span
 from cascade_serve.rpc.stubs.grpc_service_pb2 import ModelInferRequest
 from cascade_serve.rpc.tensors import check_parameters, pack_bytes
 
+# On the wire every number is little-endian.
+_FLOAT32, _INT32, _INT64 = np.dtype("<f4"), np.dtype("<i4"), np.dtype("<i8")
 _REASONS = [pack_bytes([reason.name.encode()]) for reason in ExitReason]
 
 
@@ -52,21 +55,17 @@ OUTPUTS: dict[str, Output] = {
         datatype="FP32",
         element_bytes=4,
         has_classes=True,
-        write=lambda reply: _raw(reply.probabilities_BK, np.dtype("<f4")),
+        write=lambda reply: _raw(reply.probabilities_BK, _FLOAT32),
     ),
-    "label": Output(datatype="INT64", element_bytes=8, write=lambda reply: _raw(reply.label_B, np.dtype("<i8"))),
-    "confidence": Output(
-        datatype="FP32", element_bytes=4, write=lambda reply: _raw(reply.confidence_B, np.dtype("<f4"))
-    ),
-    "exit_stage": Output(
-        datatype="INT32", element_bytes=4, write=lambda reply: _raw(reply.exit_stage_B, np.dtype("<i4"))
-    ),
+    "label": Output(datatype="INT64", element_bytes=8, write=lambda reply: _raw(reply.label_B, _INT64)),
+    "confidence": Output(datatype="FP32", element_bytes=4, write=lambda reply: _raw(reply.confidence_B, _FLOAT32)),
+    "exit_stage": Output(datatype="INT32", element_bytes=4, write=lambda reply: _raw(reply.exit_stage_B, _INT32)),
     "exit_reason": Output(
         datatype="BYTES",
         element_bytes=max(map(len, _REASONS)),
         write=lambda reply: b"".join([_REASONS[code] for code in reply.exit_reason_B.tolist()]),
     ),
-    "flops": Output(datatype="INT64", element_bytes=8, write=lambda reply: _raw(reply.flops_B, np.dtype("<i8"))),
+    "flops": Output(datatype="INT64", element_bytes=8, write=lambda reply: _raw(reply.flops_B, _INT64)),
 }
 _ALL = Wanted(tuple(OUTPUTS))
 
@@ -95,14 +94,22 @@ def read_outputs(message: ModelInferRequest, regions: RegionTable | None = None)
     spans: dict[str, Span] = {}
     for output in message.outputs:
         name = output.name
-        if name not in OUTPUTS:
-            raise InvalidRequestError("outputs", repr(name), f"among {', '.join(OUTPUTS)}")
-        if name in names:
-            raise InvalidRequestError("outputs", f"{name!r} twice", "each once")
         if output.parameters:
             spans[name] = check_parameters(name, output.parameters, regions).output_span(name, output.parameters)
         names.append(name)
-    return Wanted(tuple(names), spans)
+    wanted = _named(tuple(names))
+    return wanted._replace(spans=spans) if spans else wanted
+
+
+@lru_cache(maxsize=256)
+def _named(names: tuple[str, ...]) -> Wanted:
+    """Check names; most requests ask for what others asked for."""
+    for index, name in enumerate(names):
+        if name not in OUTPUTS:
+            raise InvalidRequestError("outputs", repr(name), f"among {', '.join(OUTPUTS)}")
+        if name in names[:index]:
+            raise InvalidRequestError("outputs", f"{name!r} twice", "each once")
+    return Wanted(names)
 
 
 def check_room(outputs: Wanted, rows: int, classes: int) -> None:

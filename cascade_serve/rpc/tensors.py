@@ -7,8 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
-from typing import NoReturn
+from typing import NamedTuple, NoReturn
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,8 +30,7 @@ _DECODERS = threading.BoundedSemaphore(os.cpu_count() or 1)
 InputTensor = ModelInferRequest.InferInputTensor
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Admission:
+class Admission(NamedTuple):
     """What bounds the reading of one request's images.
 
     Attributes:
@@ -67,15 +65,17 @@ def read_images(message: ModelInferRequest, admission: Admission) -> ImageArray:
         LateError: the deadline passed while images were decoded.
         AbandonedError: the caller went meanwhile.
     """
-    if len(message.inputs) != 1:
-        names = [tensor.name for tensor in message.inputs[:8]]
-        raise InvalidRequestError("inputs", f"{len(message.inputs)} tensors {names}", _INPUTS)
-    tensor = message.inputs[0]
-    if tensor.name == IMAGES:
+    inputs = message.inputs
+    if len(inputs) != 1:
+        names = [tensor.name for tensor in inputs[:8]]
+        raise InvalidRequestError("inputs", f"{len(inputs)} tensors {names}", _INPUTS)
+    tensor = inputs[0]
+    name = tensor.name
+    if name == IMAGES:
         return _pixels(message, tensor, admission)
-    if tensor.name == ENCODED:
+    if name == ENCODED:
         return _decoded(_files(message, tensor, admission), admission)
-    raise InvalidRequestError("inputs", repr(tensor.name), _INPUTS)
+    raise InvalidRequestError("inputs", repr(name), _INPUTS)
 
 
 def check_parameters(tensor: str, parameters: Mapping[str, InferParameter], regions: RegionTable | None) -> RegionTable:
