@@ -89,11 +89,13 @@ class Request:
         images_BHWC: uint8 [B, H, W, C], B at least 1, at the plan's image size.
         terms: the caller's terms.
         deadline_s: on ``time.monotonic``'s clock, in seconds; None waits for ever.
+        wants_probabilities: False lets an engine leave them out of the reply, where bringing them costs time.
     """
 
     images_BHWC: ImageArray
     terms: Terms = field(default_factory=Terms)
     deadline_s: float | None = None
+    wants_probabilities: bool = True
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -101,7 +103,7 @@ class Reply:
     """The answers, in the order of the request's rows.
 
     Attributes:
-        probabilities_BK: float32 [B, K], the committee's class probabilities.
+        probabilities_BK: float32 [B, K], the committee's class probabilities; [B, 0] where they were left out.
         label_B: int64 [B], the index of the largest probability.
         confidence_B: float32 [B] in [0, 1], by the plan's confidence function.
         exit_stage_B: int64 [B], 0-based, in the policy's stages.

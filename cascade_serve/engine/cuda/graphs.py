@@ -1,0 +1,175 @@
+"""A CUDA device: one stream and one set of graphs a lane, pinned buffers at the border, uploads on a stream apart.
+
+What orders what:
+
+- Uploads run on one stream of their own, from the pinned image of the slab. A lane's stream waits, on the device, for
+  all uploads enqueued before its launch; a row is queued only after its upload was enqueued.
+- A lane has one batch at a time. Its event is recorded behind the last copy back; after it, the lane's pinned buffers
+  are free again. No other guard is needed, and none exists: nothing else touches them.
+- A row is in one batch at a time, and in the next only after that one's event, so what a graph wrote to a row's slot is
+  there for any other lane.
+- A slot's pinned image may be overwritten, by the next request, while the upload for one that was cancelled is still
+  under way. That upload then carries a mixture, which no batch reads before the next upload, behind it in the same
+  stream, has replaced it.
+"""
+# Shapes: R slots, K classes, HWC image.
+
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+
+import numpy as np
+import torch
+
+from cascade_serve.core.arrays import ImageArray
+from cascade_serve.engine.cuda.lane import Load, Port, Ports, Verdicts, padding_load
+from cascade_serve.engine.cuda.step import Step
+from cascade_serve.errors import MemberError
+
+_WARM_UP_RUNS = 3
+"""Before a capture: libraries load, choose algorithms and allocate workspaces, none of which a capture may do."""
+_capture_lock = threading.Lock()
+"""torch allows one capture at a time in a process."""
+
+
+class GraphLane:
+    """A lane on a CUDA device; see :class:`~cascade_serve.engine.cuda.lane.Lane`.
+
+    All of its graphs share one pool of memory: they run on one stream, one after the other, and none leaves anything
+    behind in the pool.
+
+    Args:
+        step: with slab and members on the device.
+        buckets: batch sizes, ascending.
+        device: the device.
+        uploads: the stream on which images arrive.
+    """
+
+    def __init__(self, step: Step, buckets: Sequence[int], device: torch.device, uploads: torch.cuda.Stream) -> None:
+        self._step = step
+        self._device = device
+        self._uploads = uploads
+        self._stream = torch.cuda.Stream(device)
+        # NOTE: a wait for it spins, without Python's lock: the shortest way back, at the price of a core meanwhile.
+        self._done = torch.cuda.Event()
+        self._pool = torch.cuda.graph_pool_handle()
+        self._ports = Ports(buckets, step, device)
+        self._graphs: dict[tuple[int, int], torch.cuda.CUDAGraph] = {}
+        self._launched: tuple[Port, Load] | None = None
+
+    def prepare(self, member: int, rows: int) -> None:
+        """Capture a member at a bucket; see the protocol.
+
+        Call from the largest bucket down, so that the smaller ones fit into the memory that it left.
+        """
+        port = self._ports.for_rows(rows)
+        port.fill(padding_load(rows, self._step.slab.padding_slot))
+        graph = torch.cuda.CUDAGraph()
+        try:
+            with _capture_lock, torch.cuda.device(self._device), torch.inference_mode():
+                with torch.cuda.stream(self._stream):
+                    port.inputs.data.copy_(port.host_inputs.data, non_blocking=True)
+                    for _ in range(_WARM_UP_RUNS):
+                        self._run(member, port)
+                self._stream.synchronize()
+                # Only this thread is held to what a capture allows: an older version may be serving on the others.
+                with torch.cuda.graph(graph, pool=self._pool, stream=self._stream, capture_error_mode="thread_local"):
+                    self._run(member, port)
+        except RuntimeError as error:
+            raise MemberError(str(error)) from error
+        self._graphs[member, port.rows] = graph
+
+    def launch(self, member: int, load: Load) -> None:
+        """Enqueue copies in, the graph, and copies out; see the protocol."""
+        rows = len(load.slot_B)
+        port = self._ports.for_rows(rows)
+        port.fill(load)
+        try:
+            with torch.cuda.stream(self._stream):
+                self._stream.wait_stream(self._uploads)
+                port.inputs.data.copy_(port.host_inputs.data, non_blocking=True)
+                graph = self._graphs.get((member, port.rows))
+                if graph is None:
+                    with torch.inference_mode():
+                        self._run(member, port)
+                else:
+                    graph.replay()
+                port.host_outputs.data.copy_(port.outputs.data, non_blocking=True)
+                if load.wants_probabilities:
+                    port.host_probabilities_BK[:rows].copy_(port.probabilities_BK[:rows], non_blocking=True)
+                self._done.record(self._stream)
+        except RuntimeError as error:
+            # What was enqueued may still read the buffers.
+            with suppress(RuntimeError):
+                self._stream.synchronize()
+            raise MemberError(str(error)) from error
+        self._launched = port, load
+
+    def wait(self) -> Verdicts:
+        """Wait for the copies out; see the protocol."""
+        assert self._launched is not None, "nothing was launched"
+        port, load = self._launched
+        try:
+            self._done.synchronize()
+        except RuntimeError as error:
+            raise MemberError(str(error)) from error
+        return port.verdicts(load)
+
+    def close(self) -> None:
+        """Free the graphs and their memory."""
+        for graph in self._graphs.values():
+            graph.reset()
+        self._graphs.clear()
+
+    def _run(self, member: int, port: Port) -> None:
+        self._step.run(member, port.inputs.columns, port.outputs.columns, port.probabilities_BK)
+
+
+class CudaExecutor:
+    """A CUDA device; see :class:`~cascade_serve.engine.cuda.lane.Executor`.
+
+    Args:
+        step: with slab and members on the device.
+        num_lanes: batches that run at the same time, each on a stream of its own.
+        buckets: batch sizes, ascending.
+        device: the device, with its index.
+    """
+
+    def __init__(self, step: Step, num_lanes: int, buckets: Sequence[int], device: torch.device) -> None:
+        # TF32 would round like another precision, and so void what was measured in fp32.
+        torch.backends.cudnn.allow_tf32 = False
+        torch.backends.cuda.matmul.allow_tf32 = False
+        self._device = device
+        self._images_RHWC = step.slab.images_RHWC
+        self._staging_RHWC = torch.zeros(self._images_RHWC.shape, dtype=torch.uint8, pin_memory=True)
+        self._staging = self._staging_RHWC.numpy()
+        self._uploads = torch.cuda.Stream(device)
+        self.lanes = tuple(GraphLane(step, buckets, device, self._uploads) for _ in range(num_lanes))
+        # Weights and buffers were written on the default stream, for which those of torch's pool don't wait.
+        torch.cuda.synchronize(device)
+
+    def upload(self, slots: Sequence[int], images_BHWC: ImageArray) -> None:
+        """Copy images to the pinned image of the slab, and from there, asynchronously, to it; see the protocol."""
+        self._staging[np.asarray(slots)] = images_BHWC
+        try:
+            with torch.cuda.stream(self._uploads):
+                for run in runs_of(slots):
+                    self._images_RHWC[run].copy_(self._staging_RHWC[run], non_blocking=True)
+        except RuntimeError as error:
+            raise MemberError(str(error)) from error
+
+    def close(self) -> None:
+        """Free the graphs; see the protocol."""
+        with suppress(RuntimeError):
+            torch.cuda.synchronize(self._device)
+        for lane in self.lanes:
+            lane.close()
+
+
+def runs_of(slots: Sequence[int]) -> Iterator[slice]:
+    """Cut slots into runs of neighbours: each crosses the bus in one copy."""
+    start = slots[0]
+    for slot, following in zip(slots, [*slots[1:], None], strict=True):
+        if following != slot + 1:
+            yield slice(start, slot + 1)
+            start = following if following is not None else start
