@@ -1,7 +1,8 @@
 """The typed client: numpy arrays in, a dataclass out, one connection of its own."""
 # Shapes: B rows, K classes, HWC image.
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -15,8 +16,10 @@ from cascade_serve.core.request import Mode, OnDeadline
 from cascade_serve.errors import ConfigError
 from cascade_serve.repository import IndexEntry, State
 from cascade_serve.rpc.info import ModelInfo, Statistics, read_info
-from cascade_serve.rpc.query import Images, Prediction, decode_prediction, encode_query
+from cascade_serve.rpc.query import Images, Outputs, Prediction, decode_prediction, encode_query
 from cascade_serve.rpc.remote import RemoteError, RemoteNotFoundError, RemoteUnavailableError, remote_error
+from cascade_serve.rpc.shared_memory import RegionSpec
+from cascade_serve.rpc.shared_region import SharedRegion
 from cascade_serve.rpc.stubs import grpc_service_pb2 as pb2
 from cascade_serve.rpc.stubs.grpc_service_pb2_grpc import GRPCInferenceServiceStub
 
@@ -86,12 +89,13 @@ class Client:
         on_deadline: OnDeadline | str | None = None,
         priority: int | None = None,
         timeout_s: float | None = None,
-        outputs: Sequence[str] | None = None,
+        outputs: Outputs | None = None,
     ) -> Prediction:
         """Classify images.
 
         Args:
-            images: uint8 [B, H, W, C] or [H, W, C] at the cascade's size, or JPEG or PNG files of any size.
+            images: uint8 [B, H, W, C] or [H, W, C] at the cascade's size, images of a :meth:`shared_region`, or JPEG
+                or PNG files of any size.
             model: the cascade.
             version: of it; empty is the one being served.
             confidence_threshold: replaces the policy's: one number in [0, 1] for all stages, or one a stage but the
@@ -103,7 +107,7 @@ class Client:
             priority: 1 goes first; 0, the default, last.
             timeout_s: seconds; None is the client's own. With ``answer`` the images get nine tenths of it, and the
                 answer's way back the rest.
-            outputs: those wanted; None is all.
+            outputs: those wanted, with places in a :meth:`shared_region` where they shall go there; None is all.
 
         Raises:
             InvalidRequestError: the images are neither a uint8 array nor files.
@@ -122,7 +126,7 @@ class Client:
             priority=priority,
             timeout=self._timeout_us(timeout_s) if on_deadline == OnDeadline.ANSWER else None,
         )
-        return decode_prediction(self._call(self._stub.ModelInfer, message, timeout_s))
+        return decode_prediction(self._call(self._stub.ModelInfer, message, timeout_s), outputs)
 
     def raw_infer(self, serialised: bytes, *, timeout_s: float | None = None) -> bytes:
         """Send a serialised ModelInferRequest and give the serialised answer, for load generators.
@@ -250,6 +254,58 @@ class Client:
             RemoteError: the server does not allow that, or can't.
         """
         self._call(self._stub.RepositoryModelUnload, pb2.RepositoryModelUnloadRequest(model_name=model))
+
+    @contextmanager
+    def shared_region(self, byte_size: int, *, mode: int = 0o600) -> Iterator[SharedRegion]:
+        """Make shared memory that tensors can be passed by, for a server on this machine; it ends with the context.
+
+        Args:
+            byte_size: of the region.
+            mode: the memory's permissions, as those of a file, where the server runs as another user.
+
+        Raises:
+            OSError: the system has no such memory, or not enough.
+            RemoteError: the server does not allow shared memory, or can't open it.
+        """
+        with SharedRegion(byte_size, mode=mode) as region:
+            self.register_region(region.spec)
+            try:
+                yield region
+            finally:
+                # A server that has gone has forgotten the region with everything else.
+                with suppress(RemoteUnavailableError):
+                    self.unregister_region(region.spec.name)
+
+    def register_region(self, spec: RegionSpec) -> None:
+        """Have the server know a region of shared memory that exists already.
+
+        Raises:
+            RemoteError: the server does not allow shared memory, can't open it, or knows another by that name.
+        """
+        request = pb2.SystemSharedMemoryRegisterRequest(
+            name=spec.name, key=spec.key, offset=spec.offset, byte_size=spec.byte_size
+        )
+        self._call(self._stub.SystemSharedMemoryRegister, request)
+
+    def unregister_region(self, name: str = "") -> None:
+        """Have the server forget a region of shared memory; without a name all, of whichever clients.
+
+        Raises:
+            RemoteError: the server does not allow shared memory, or can't be reached.
+        """
+        self._call(self._stub.SystemSharedMemoryUnregister, pb2.SystemSharedMemoryUnregisterRequest(name=name))
+
+    def regions(self) -> tuple[RegionSpec, ...]:
+        """List the regions of shared memory that the server knows.
+
+        Raises:
+            RemoteError: the server does not allow shared memory, or can't be reached.
+        """
+        response = self._call(self._stub.SystemSharedMemoryStatus, pb2.SystemSharedMemoryStatusRequest())
+        return tuple(
+            RegionSpec(name=one.name, key=one.key, offset=one.offset, byte_size=one.byte_size)
+            for one in response.regions.values()
+        )
 
     def close(self) -> None:
         """Close the connection; calls in flight are cancelled."""

@@ -1,7 +1,7 @@
 """The client's half of the codec: numpy arrays to a request, an answer to a dataclass."""
 # Shapes: B rows, K classes, HWC image.
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,11 +13,16 @@ from cascade_serve.core.request import ExitReason
 from cascade_serve.errors import InvalidRequestError
 from cascade_serve.rpc.parameters import Scalar, write_parameter
 from cascade_serve.rpc.remote import RemoteError
+from cascade_serve.rpc.shared_memory import BYTE_SIZE, REGION
+from cascade_serve.rpc.shared_region import Place, SharedImages
 from cascade_serve.rpc.stubs.grpc_service_pb2 import ModelInferRequest, ModelInferResponse
 from cascade_serve.rpc.tensors import ENCODED, IMAGES, pack_bytes, unpack_bytes
 
-Images = ImageArray | bytes | Sequence[bytes]
-"""uint8 [B, H, W, C] or [H, W, C], or JPEG and PNG files as they are."""
+Images = ImageArray | bytes | Sequence[bytes] | SharedImages
+"""uint8 [B, H, W, C] or [H, W, C], in shared memory or not, or JPEG and PNG files as they are."""
+
+Outputs = Sequence[str] | Mapping[str, Place | None]
+"""Names; with the places of those that shall go to shared memory, and None for the others."""
 
 _DTYPES: dict[str, np.dtype[Any]] = {"FP32": np.dtype("<f4"), "INT32": np.dtype("<i4"), "INT64": np.dtype("<i8")}
 
@@ -57,7 +62,7 @@ def encode_query(
     model: str,
     version: str = "",
     request_id: str = "",
-    outputs: Sequence[str] | None = None,
+    outputs: Outputs | None = None,
     **parameters: Scalar | Sequence[float] | None,
 ) -> ModelInferRequest:
     """Write a request.
@@ -76,7 +81,9 @@ def encode_query(
     message = ModelInferRequest(model_name=model, model_version=version, id=request_id)
     _add_images(message, images)
     for name in outputs or ():
-        message.outputs.add(name=name)
+        output = message.outputs.add(name=name)
+        if isinstance(outputs, Mapping) and (place := outputs[name]) is not None:
+            place.write_to(output)
     for name, value in parameters.items():
         if value is not None:
             write_parameter(message.parameters, name, value)
@@ -84,6 +91,9 @@ def encode_query(
 
 
 def _add_images(message: ModelInferRequest, images: Images) -> None:
+    if isinstance(images, SharedImages):
+        images.place.write_to(message.inputs.add(name=IMAGES, datatype="UINT8", shape=images.array.shape))
+        return
     if isinstance(images, np.ndarray):
         images_BHWC = images[None] if images.ndim == 3 else images
         if images_BHWC.dtype != np.uint8 or images_BHWC.ndim != 4:
@@ -102,15 +112,19 @@ def _add_images(message: ModelInferRequest, images: Images) -> None:
     message.raw_input_contents.append(pack_bytes(files))
 
 
-def decode_prediction(message: ModelInferResponse) -> Prediction:
+def decode_prediction(message: ModelInferResponse, outputs: Outputs | None = None) -> Prediction:
     """Read an answer.
+
+    Args:
+        message: the answer.
+        outputs: of the request, where some go to shared memory; they are copied from there.
 
     Raises:
         RemoteError: it does not follow the protocol.
     """
     try:
         arrays = {
-            output.name: _array(output.name, output.datatype, tuple(output.shape), raw)
+            output.name: _array(output.name, output.datatype, tuple(output.shape), _shared(output, outputs) or raw)
             for output, raw in zip(message.outputs, message.raw_output_contents, strict=True)
         }
         return Prediction(
@@ -122,6 +136,16 @@ def decode_prediction(message: ModelInferResponse) -> Prediction:
         )
     except (ValueError, LookupError, TypeError, InvalidRequestError) as error:
         raise RemoteError("UNKNOWN", f"the answer does not follow the protocol: {error}") from error
+
+
+def _shared(output: ModelInferResponse.InferOutputTensor, outputs: Outputs | None) -> bytes | None:
+    """Copy an output's contents from shared memory; None where they are in the message."""
+    if REGION not in output.parameters:
+        return None
+    place = outputs[output.name] if isinstance(outputs, Mapping) else None
+    if place is None:
+        raise ValueError(f"{output.name} is in shared memory, which this client did not ask for")
+    return place.read(output.parameters[BYTE_SIZE].int64_param)
 
 
 def _array(name: str, datatype: str, shape: tuple[int, ...], raw: bytes) -> Any:

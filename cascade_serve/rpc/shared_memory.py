@@ -22,7 +22,7 @@ BYTE_SIZE = "shared_memory_byte_size"
 OFFSET = "shared_memory_offset"
 SPAN_PARAMETERS = frozenset({REGION, BYTE_SIZE, OFFSET})
 
-_FOLDER = Path("/dev/shm")  # noqa: S108 - where shm_open has its objects on Linux
+FOLDER = Path("/dev/shm")  # noqa: S108 - where shm_open has its objects on Linux
 _MAX_NAME_BYTES = 255
 # Linux reads and writes no more than this in one call.
 _MAX_CALL_BYTES = 0x7FFF_F000
@@ -164,7 +164,7 @@ class RegionTable:
         ConfigError: the system has no such folder.
     """
 
-    def __init__(self, *, max_input_bytes: int, max_regions: int = 256, folder: Path = _FOLDER) -> None:
+    def __init__(self, *, max_input_bytes: int, max_regions: int = 256, folder: Path = FOLDER) -> None:
         if not folder.is_dir():
             raise ConfigError(f"shared memory: got a system without the folder {folder}; must be Linux")
         self._max_input_bytes = min(max_input_bytes, _MAX_CALL_BYTES)
