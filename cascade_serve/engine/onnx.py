@@ -1,13 +1,13 @@
 """ONNX Runtime as a backend, on a CPU or a CUDA device."""
 # Shapes: B rows of a batch, K classes, HWC image.
 
-from collections.abc import Sequence
 from enum import StrEnum
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, assert_never
 
 from cascade_serve.bundle import GRAPH_FILE, Bundle
 from cascade_serve.core.arrays import FloatArray, ImageArray
-from cascade_serve.core.plan import Fingerprint, Plan
+from cascade_serve.core.plan import Fingerprint, Plan, Task
 from cascade_serve.engine.protocol import EngineConfig
 from cascade_serve.errors import BundleError, ConfigError, MemberError, MissingExtraError
 
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 ENGINE_NAME = "onnxruntime"
 _INPUT = "images"
 _OUTPUT = "logits"
+_PRECISIONS = ("fp32", "fp16", "int8")
 
 
 class Device(StrEnum):
@@ -42,28 +43,45 @@ def make_runners(bundle: Bundle, config: EngineConfig, device: Device, device_id
 
     Raises:
         MissingExtraError: onnxruntime is not installed.
-        ConfigError: the installed onnxruntime has no provider for the device.
+        ConfigError: the installed onnxruntime has no provider for the device, or lacks a member's precision.
         BundleError: a graph can't be loaded, or its input or output is not what a member's must be.
     """
-    providers = _providers(device, device_id)
-    return [OnnxRunner(bundle, config, providers) for _ in range(config.workers)]
+    for member in bundle.plan.members:
+        check_precision(member.precision, f"member {member.name!r}")
+    return [OnnxRunner(bundle, config, device, device_id) for _ in range(config.workers)]
+
+
+def check_precision(precision: str, what: str) -> None:
+    """Refuse a precision that ONNX Runtime does not compute in: a bf16 member's graph would run in fp32.
+
+    Args:
+        precision: a member's.
+        what: has it, for the message.
+
+    Raises:
+        ConfigError: it lacks it.
+    """
+    if precision not in _PRECISIONS:
+        raise ConfigError(
+            f"{what}: precision: got {precision}; must be {' or '.join(_PRECISIONS)}, which is what ONNX Runtime has"
+        )
 
 
 class OnnxRunner:
     """One session a member; see :class:`~cascade_serve.engine.protocol.Runner`."""
 
-    def __init__(self, bundle: Bundle, config: EngineConfig, providers: Sequence[tuple[str, dict[str, str]]]) -> None:
-        self._names = [member.name for member in bundle.plan.members]
-        self._sessions = [_open_session(bundle, name, config, providers) for name in self._names]
-        self._num_classes = len(bundle.plan.task.classes)
-        self._is_on_cuda = providers[0][0] == "CUDAExecutionProvider"
+    def __init__(self, bundle: Bundle, config: EngineConfig, device: Device, device_id: int = 0) -> None:
+        plan, threads = bundle.plan, config.threads_per_worker
+        self._names = [member.name for member in plan.members]
+        paths = [bundle.member_path(name) / GRAPH_FILE for name in self._names]
+        self._sessions = [OnnxSession(path, plan.task, threads, device, device_id) for path in paths]
+        self._num_classes = len(plan.task.classes)
 
     def run(self, member: int, images_BHWC: ImageArray) -> FloatArray:
         """Run one member; see the protocol."""
-        session = self._sessions[member]
         try:
-            logits_BK = _run_bound(session, images_BHWC) if self._is_on_cuda else _run(session, images_BHWC)
-        except _runtime_errors() as error:
+            logits_BK = self._sessions[member].logits(images_BHWC)
+        except MemberError as error:
             raise MemberError(f"member {self._names[member]!r}: {error}") from error
         expected = (len(images_BHWC), self._num_classes)
         if logits_BK.shape != expected:
@@ -71,6 +89,51 @@ class OnnxRunner:
                 f"member {self._names[member]!r}: logits: got shape {logits_BK.shape}; must be {expected}"
             )
         return logits_BK
+
+
+class OnnxSession:
+    """A member's graph in ONNX Runtime, run by one thread at a time.
+
+    Args:
+        path: the ONNX file.
+        task: gives the image size and the classes.
+        threads: inside one run.
+        device: CPU, or CUDA.
+        device_id: which CUDA device.
+
+    Raises:
+        MissingExtraError: onnxruntime is not installed.
+        ConfigError: the installed onnxruntime has no provider for the device.
+        BundleError: the graph can't be loaded, or its input or output is not what a member's must be.
+    """
+
+    def __init__(self, path: Path, task: Task, threads: int, device: Device = Device.CPU, device_id: int = 0) -> None:
+        ort = _onnxruntime()
+        options = ort.SessionOptions()
+        options.intra_op_num_threads = threads
+        options.inter_op_num_threads = 1
+        options.execution_mode = ort.ExecutionMode.ORT_SEQUENTIAL
+        # Workers share the cores with the handler threads: a spinning thread would take them from both.
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        providers = _providers(device, device_id)
+        try:
+            session = ort.InferenceSession(str(path), options, providers=providers)
+        except _runtime_errors() as error:
+            raise BundleError(f"{path}: {error}") from error
+        _check_signature(session, path.as_posix(), task)
+        self._run = _run_bound if device is Device.CUDA else _run
+        self._session = session
+
+    def logits(self, images_BHWC: ImageArray) -> FloatArray:
+        """Run the graph on uint8 images [B, H, W, C] and give its logits, float32 [B, K].
+
+        Raises:
+            MemberError: the run failed.
+        """
+        try:
+            return self._run(self._session, images_BHWC)
+        except _runtime_errors() as error:
+            raise MemberError(str(error)) from error
 
 
 def _run(session: "ort.InferenceSession", images_BHWC: ImageArray) -> FloatArray:
@@ -88,35 +151,14 @@ def _run_bound(session: "ort.InferenceSession", images_BHWC: ImageArray) -> Floa
     return logits_BK
 
 
-def _open_session(
-    bundle: Bundle, member: str, config: EngineConfig, providers: Sequence[tuple[str, dict[str, str]]]
-) -> "ort.InferenceSession":
-    ort = _onnxruntime()
-    options = ort.SessionOptions()
-    options.intra_op_num_threads = config.threads_per_worker
-    options.inter_op_num_threads = 1
-    options.execution_mode = ort.ExecutionMode.ORT_SEQUENTIAL
-    # Workers share the cores with the handler threads: a spinning thread would take them from both.
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    path = bundle.member_path(member) / GRAPH_FILE
-    try:
-        session = ort.InferenceSession(str(path), options, providers=list(providers))
-    except _runtime_errors() as error:
-        raise BundleError(f"{path}: {error}") from error
-    _check_signature(session, path.as_posix(), bundle.plan)
-    return session
-
-
-def _check_signature(session: "ort.InferenceSession", path: str, plan: Plan) -> None:
+def _check_signature(session: "ort.InferenceSession", path: str, task: Task) -> None:
     inputs = {node.name: (node.type, node.shape[1:]) for node in session.get_inputs()}
-    expected = ("tensor(uint8)", list(plan.task.image_shape))
+    expected = ("tensor(uint8)", list(task.image_shape))
     if inputs != {_INPUT: expected}:
         raise BundleError(f"{path}: inputs: got {inputs}; must be {_INPUT!r} of {expected}")
     outputs = {node.name: (node.type, node.shape[1:]) for node in session.get_outputs()}
-    if outputs != {_OUTPUT: ("tensor(float)", [len(plan.task.classes)])}:
-        raise BundleError(
-            f"{path}: outputs: got {outputs}; must be {_OUTPUT!r} of float32 [n, {len(plan.task.classes)}]"
-        )
+    if outputs != {_OUTPUT: ("tensor(float)", [len(task.classes)])}:
+        raise BundleError(f"{path}: outputs: got {outputs}; must be {_OUTPUT!r} of float32 [n, {len(task.classes)}]")
 
 
 def _providers(device: Device, device_id: int) -> list[tuple[str, dict[str, str]]]:
