@@ -6,6 +6,7 @@ CascadeError
 │   ├── BundleError            a bundle on disk is missing, broken or not what its plan says
 │   ├── UnreachableError       the planner can't reach what was demanded; says what it can
 │   └── MissingExtraError      an optional package is needed and absent
+├── ProcessError               a front-end process ended of itself, or had to be killed (exit code 1)
 └── RequestError               one request can't be answered; others are not disturbed
     ├── InvalidRequestError    bad tensor, parameter or cap
     ├── NotFoundError          unknown cascade, version, policy or shared memory region
@@ -44,6 +45,10 @@ class MissingExtraError(ConfigError):
 
     def __init__(self, package: str, extra: str) -> None:
         super().__init__(f"{package} is not installed; install it with: pip install 'cascade-serve[{extra}]'")
+
+
+class ProcessError(CascadeError):
+    """A front-end process ended of itself, or had to be killed."""
 
 
 class RequestError(CascadeError):

@@ -289,11 +289,11 @@ class Metrics(Collector):
 
     def describe(self) -> Iterable[Metric]:
         """Name the families without reading a count."""
-        return _empty_families().values()
+        return empty_families().values()
 
     def collect(self) -> Iterable[Metric]:
         """Give all families with their samples, for a scrape."""
-        families = _empty_families()
+        families = empty_families()
         with self._lock:
             for labels, histogram in self._requests.items():
                 histogram.write(families["cascade_request_duration_seconds"], *labels)
@@ -309,7 +309,8 @@ class Metrics(Collector):
             return self._cascades.setdefault(cascade, _CascadeSeries(cascade))
 
 
-def _empty_families() -> dict[str, Metric]:
+def empty_families() -> dict[str, Metric]:
+    """Give every family of one process by its name, without samples."""
     families: dict[str, Metric] = {}
     for kind, table in (
         (HistogramMetricFamily, _HISTOGRAMS),
@@ -318,6 +319,19 @@ def _empty_families() -> dict[str, Metric]:
     ):
         families.update({name: kind(name, text, labels=labels) for name, (text, labels) in table.items()})
     return families
+
+
+def process_families(answering: int, restarts: int) -> list[Metric]:
+    """Give the families that only the parent of several front-end processes has.
+
+    Args:
+        answering: processes that take requests.
+        restarts: how often a process that had ended was started anew.
+    """
+    return [
+        GaugeMetricFamily("cascade_processes", "Front-end processes that take requests.", value=answering),
+        CounterMetricFamily("cascade_process_restarts", "Processes that ended and were started anew.", value=restarts),
+    ]
 
 
 class MetricsServer:

@@ -2,7 +2,7 @@
 
 import logging
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -37,6 +37,10 @@ class IndexEntry:
 
 class Listener(Protocol):
     """Who is told of changes, after they took effect. Called on the thread that made the change."""
+
+    def noted(self) -> None:
+        """The index, or whether the repository is ready, may have changed."""
+        ...
 
     def swapped_in(self, served: "ServedBundle") -> None:
         """A version answers from now on."""
@@ -198,6 +202,29 @@ class BundleRepository:
         for cascade in newest:
             self.load(cascade)
 
+    def resume(self, versions: Mapping[str, int], unloaded: Collection[str]) -> None:
+        """Load what the other processes of the server serve, then follow the folder as :meth:`refresh` does.
+
+        Unlike :meth:`load_all` it does not stop at a newest version that can't be loaded: the others serve on too.
+
+        Args:
+            versions: cascade → the version that is served.
+            unloaded: cascades that a caller has unloaded.
+
+        Raises:
+            BundleError: nothing can be loaded, though others serve something.
+        """
+        with self._change_lock:
+            self._unloaded = set(unloaded)
+            found = scan(self._root).versions
+            for cascade, version in versions.items():
+                for path in found.get(cascade, ()):
+                    if int(path.name) == version:
+                        self._try(cascade, path)
+        self.refresh()
+        if versions and not self._served:
+            raise BundleError(f"{self._root}: none of the cascades that were served can be loaded")
+
     def load(self, cascade: str) -> None:
         """Load a cascade's newest version and swap it in; nothing happens if it is being served already.
 
@@ -258,6 +285,7 @@ class BundleRepository:
         with self._lock:
             self._awaited &= set(found.versions)
             self._states = {key: entry for key, entry in self._states.items() if key in known}
+        self._listener.noted()
 
     def _try(self, cascade: str, path: Path) -> None:
         if self._tried.get(cascade) == (path, stamp(path)):
@@ -341,6 +369,7 @@ class BundleRepository:
     def _note(self, cascade: str, version: int, state: State, reason: str) -> None:
         with self._lock:
             self._states[cascade, version] = IndexEntry(name=cascade, version=str(version), state=state, reason=reason)
+        self._listener.noted()
 
 
 def _check_unchanged(bundle: Bundle) -> None:

@@ -1,4 +1,4 @@
-"""``cascade-serve serve``: options and signals around one serving process."""
+"""``cascade-serve serve``: options, and signals around one serving process; several have a parent of their own."""
 
 import logging
 import os
@@ -18,6 +18,7 @@ from cascade_serve.engine.onnx import Device
 from cascade_serve.engine.opening import Backend, OpeningConfig
 from cascade_serve.engine.protocol import EngineConfig
 from cascade_serve.errors import ConfigError
+from cascade_serve.processes import supervisor
 from cascade_serve.rpc.server import ServerConfig, TlsConfig
 from cascade_serve.serving import ServeConfig, ServingProcess
 
@@ -53,10 +54,16 @@ def serve(  # noqa: PLR0917 - typer reads the options from the parameters
     ] = _DEFAULTS.metrics_port,
     reuse_port: Annotated[
         bool,
-        typer.Option(
-            "--reuse-port", help="Share the gRPC port with other processes; connections are spread over them."
-        ),
+        typer.Option("--reuse-port", help="Share the gRPC port with other servers; connections are spread over them."),
     ] = _SERVER.reuse_port,
+    processes: Annotated[
+        int,
+        typer.Option(
+            metavar="N",
+            help="Front-end processes that share the port, each with engines and limits of its own; clients should hold"
+            " several connections, as each stays with one process.",
+        ),
+    ] = _DEFAULTS.processes,
     log_level: Annotated[
         _LogLevel,
         typer.Option(
@@ -74,7 +81,7 @@ def serve(  # noqa: PLR0917 - typer reads the options from the parameters
         int,
         typer.Option(
             metavar="N",
-            help="Batches that run at the same time; 0 is one a core.",
+            help="Batches that run at the same time in a process; 0 is one a core, shared out over the processes.",
             show_default="one a core",
             rich_help_panel=_ENGINE_PANEL,
         ),
@@ -211,7 +218,7 @@ def serve(  # noqa: PLR0917 - typer reads the options from the parameters
             ),
             opening=OpeningConfig(
                 engine=EngineConfig(
-                    workers=workers or _num_cores(),
+                    workers=workers or max(1, _num_cores() // max(1, processes)),
                     threads_per_worker=threads_per_worker,
                     max_batch_size=max_batch_size,
                     max_queue_delay_s=max_queue_delay_s,
@@ -226,10 +233,14 @@ def serve(  # noqa: PLR0917 - typer reads the options from the parameters
             watch_interval_s=watch_interval_s,
             drain_timeout_s=drain_timeout_s,
             stop_notice_s=stop_notice_s,
+            processes=processes,
         )
     )
     logging.basicConfig(level=log_level, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
-    run(config)
+    if processes == 1:
+        run(config)
+    else:
+        supervisor.run(config, log_level=log_level)
 
 
 def run(config: ServeConfig) -> None:

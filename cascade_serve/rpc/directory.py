@@ -54,8 +54,9 @@ def _readings(name: str, cascades: set[str]) -> list[tuple[str, str | None]]:
 def is_ready(repository: Repository, name: str, version: str) -> bool:
     """Tell whether a cascade, or a member's cascade, answers."""
     try:
-        with find(repository, name, version):
-            return True
+        with find(repository, name, version) as subject:
+            # Where several processes share the port, the index speaks for all.
+            return any(entry.name == subject.served.name and entry.state == "READY" for entry in repository.index())
     except (NotFoundError, UnavailableError):
         return False
 

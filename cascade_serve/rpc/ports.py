@@ -1,5 +1,6 @@
 """What the RPC side needs of others: the cascades that are served, a hold on one, and who knows the shared regions."""
 
+from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from typing import Protocol
 
@@ -7,6 +8,7 @@ from cascade_serve.bundle import Bundle
 from cascade_serve.engine.protocol import Engine
 from cascade_serve.repository import IndexEntry
 from cascade_serve.rpc.shared_memory import RegionSpec
+from cascade_serve.rpc.tally import Tally
 
 
 class Served(Protocol):
@@ -73,6 +75,14 @@ class Repository(Protocol):
         Raises:
             NotFoundError: it is not loaded.
         """
+        ...
+
+
+class Siblings(Protocol):
+    """The processes that answer on one port, this one among them."""
+
+    def statistics(self) -> Mapping[str, Tally]:
+        """Give the statistics of all processes together, by :func:`~cascade_serve.rpc.tally.tally_key`."""
         ...
 
 

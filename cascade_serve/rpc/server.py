@@ -18,11 +18,12 @@ from cascade_serve.errors import ConfigError
 from cascade_serve.metrics import Metrics
 from cascade_serve.rpc.desk import Desk
 from cascade_serve.rpc.health import HealthServicer
-from cascade_serve.rpc.ports import RegionControl, Repository
+from cascade_serve.rpc.ports import RegionControl, Repository, Siblings
 from cascade_serve.rpc.servicer import InferenceServicer
 from cascade_serve.rpc.shared_memory import RegionTable
 from cascade_serve.rpc.stubs import grpc_service_pb2, grpc_service_pb2_grpc
 from cascade_serve.rpc.stubs.pool import POOL
+from cascade_serve.rpc.tally import Tally, tally_key, write_tally
 from model_zoo.preprocess import DEFAULT_LIMITS, DecodeLimits
 
 # Calls other than ModelInfer (probes, descriptions, reflection) that run beside a full house.
@@ -105,6 +106,7 @@ class Server:
         config: how it listens.
         region_control: what callers register shared memory with, where several processes must know of it; None is
             :attr:`regions`.
+        siblings: the processes on the same port that statistics speak for; None is alone.
 
     Raises:
         ConfigError: the address can't be listened on, a certificate can't be read, or the system has no shared memory.
@@ -117,11 +119,13 @@ class Server:
         config: ServerConfig,
         *,
         region_control: RegionControl | None = None,
+        siblings: Siblings | None = None,
     ) -> None:
         self._repository = repository
         self.regions = RegionTable(max_input_bytes=config.max_message_bytes) if config.allow_shared_memory else None
         """The shared memory that this process knows; None where the configuration allows none."""
         self._region_control = region_control
+        self._siblings = siblings
         self._desk = Desk(metrics, config.max_in_flight_requests)
         self._health = HealthServicer(self._statuses)
         self._stop_once = threading.Lock()
@@ -143,6 +147,7 @@ class Server:
             on_change=self._health.refresh,
             regions=self.regions,
             region_control=self._region_control,
+            siblings=self._siblings,
         )
         grpc_service_pb2_grpc.add_GRPCInferenceServiceServicer_to_server(servicer, self._grpc)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._grpc)
@@ -158,6 +163,10 @@ class Server:
     def in_flight(self) -> int:
         """Inference calls that run."""
         return self._desk.in_flight
+
+    def tallies(self) -> dict[str, Tally]:
+        """Give this process's statistics of everything that answers, by :func:`~cascade_serve.rpc.tally.tally_key`."""
+        return {tally_key(one): write_tally(one) for one in self._desk.traffic.all_statistics(self._repository)}
 
     def start(self) -> None:
         """Begin to take calls."""

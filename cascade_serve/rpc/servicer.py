@@ -12,12 +12,13 @@ from cascade_serve.errors import AbandonedError, InvalidRequestError, LateError,
 from cascade_serve.rpc import describe
 from cascade_serve.rpc.codec import decode_request, encode_reply
 from cascade_serve.rpc.desk import Desk, Visit
-from cascade_serve.rpc.directory import Subject, find, is_ready, refuse_member
-from cascade_serve.rpc.ports import RegionControl, Repository
+from cascade_serve.rpc.directory import find, is_ready, refuse_member
+from cascade_serve.rpc.ports import RegionControl, Repository, Siblings
 from cascade_serve.rpc.shared_memory import RegionSpec, RegionTable
 from cascade_serve.rpc.status import answering
 from cascade_serve.rpc.stubs import grpc_service_pb2 as pb2
 from cascade_serve.rpc.stubs.grpc_service_pb2_grpc import GRPCInferenceServiceServicer
+from cascade_serve.rpc.tally import read_tally, tally_key
 from model_zoo.preprocess import DecodeLimits
 
 SERVER_NAME = "cascade_serve"
@@ -39,6 +40,7 @@ class InferenceServicer(GRPCInferenceServiceServicer):
         on_change: called when a caller did so.
         regions: the shared memory that requests may use; None serves none.
         region_control: what callers register regions with; None is ``regions`` itself.
+        siblings: the processes on the same port that statistics speak for; None is alone.
     """
 
     def __init__(
@@ -52,6 +54,7 @@ class InferenceServicer(GRPCInferenceServiceServicer):
         on_change: Callable[[], None],
         regions: RegionTable | None = None,
         region_control: RegionControl | None = None,
+        siblings: Siblings | None = None,
     ) -> None:
         self._repository = repository
         self._desk = desk
@@ -61,6 +64,7 @@ class InferenceServicer(GRPCInferenceServiceServicer):
         self._on_change = on_change
         self._regions = regions
         self._region_control = region_control or regions
+        self._siblings = siblings
 
     @answering
     def ServerLive(self, request: pb2.ServerLiveRequest, context: grpc.ServicerContext) -> pb2.ServerLiveResponse:
@@ -111,14 +115,19 @@ class InferenceServicer(GRPCInferenceServiceServicer):
         """Give counts and times of a cascade or a member, or of everything when no name is given."""
         if request.name:
             with find(self._repository, request.name, request.version) as subject:
-                return pb2.ModelStatisticsResponse(model_stats=[self._desk.traffic.statistics(subject)])
-        response = pb2.ModelStatisticsResponse()
-        for entry in self._repository.index():
-            if entry.state == "READY":
-                with find(self._repository, entry.name, entry.version) as subject:
-                    subjects = [subject, *(Subject(subject.served, one) for one in subject.served.bundle.plan.members)]
-                    response.model_stats.extend(self._desk.traffic.statistics(one) for one in subjects)
-        return response
+                statistics = [self._desk.traffic.statistics(subject)]
+        else:
+            statistics = self._desk.traffic.all_statistics(self._repository)
+        return pb2.ModelStatisticsResponse(model_stats=self._of_all_processes(statistics))
+
+    def _of_all_processes(self, statistics: list[pb2.ModelStatistics]) -> list[pb2.ModelStatistics]:
+        if self._siblings is None:
+            return statistics
+        sums = self._siblings.statistics()
+        return [
+            read_tally(one.name, one.version, sums[tally_key(one)]) if tally_key(one) in sums else one
+            for one in statistics
+        ]
 
     @answering
     def RepositoryIndex(

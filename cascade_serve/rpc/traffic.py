@@ -2,11 +2,13 @@
 
 import threading
 import time
+from contextlib import suppress
 from dataclasses import dataclass, field
 
 from cascade_serve.engine.protocol import MemberStatistics
-from cascade_serve.rpc.directory import Subject, member_name
-from cascade_serve.rpc.ports import Served
+from cascade_serve.errors import NotFoundError, UnavailableError
+from cascade_serve.rpc.directory import Subject, find, member_name
+from cascade_serve.rpc.ports import Repository, Served
 from cascade_serve.rpc.stubs import grpc_service_pb2 as pb2
 
 
@@ -56,6 +58,17 @@ class Traffic:
             return _member_statistics(subject.served, subject.member.name, members[subject.member.name])
         with self._lock:
             return _cascade_statistics(subject.served, self._of(subject.served), list(members.values()))
+
+    def all_statistics(self, repository: Repository) -> list[pb2.ModelStatistics]:
+        """Give the statistics of every cascade that answers, each followed by its members'."""
+        statistics: list[pb2.ModelStatistics] = []
+        for cascade in sorted({entry.name for entry in repository.index() if entry.state == "READY"}):
+            # It may leave at this moment.
+            with suppress(NotFoundError, UnavailableError), find(repository, cascade, "") as subject:
+                members = subject.served.bundle.plan.members
+                subjects = [subject, *(Subject(subject.served, member) for member in members)]
+                statistics += [self.statistics(one) for one in subjects]
+        return statistics
 
 
 def _cascade_statistics(served: Served, counts: _Counts, members: list[MemberStatistics]) -> pb2.ModelStatistics:

@@ -69,6 +69,9 @@ class _Wiring:
         self.metrics = metrics
         self.server: Server | None = None
 
+    def noted(self) -> None:
+        pass
+
     def swapped_in(self, served: ServedBundle) -> None:
         engine = served.engine
         self.metrics.set_version(served.name, served.version)

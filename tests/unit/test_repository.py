@@ -27,6 +27,10 @@ class Diary:
 
     def __init__(self) -> None:
         self.lines: list[str] = []
+        self.notes = 0
+
+    def noted(self) -> None:
+        self.notes += 1
 
     def swapped_in(self, served: ServedBundle) -> None:
         self.lines.append(f"{served.name}/{served.version}")
