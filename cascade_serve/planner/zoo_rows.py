@@ -88,8 +88,10 @@ def read_zoo_members(task_path: Path, names: Sequence[str] | None) -> tuple[ZooM
     task = read_task(task_path)
     for member in members:
         check_task(task, member.card.task, member.path / CARD_FILE)
+    if not names:
+        members.sort(key=lambda member: (member.card.cost.flops, member.name))
     shared_engine(members)
-    return tuple(members if names else sorted(members, key=lambda member: (member.card.cost.flops, member.name)))
+    return tuple(members)
 
 
 def shared_engine(members: Sequence[ZooMember]) -> str:

@@ -14,6 +14,7 @@ import pytest
 from cascade_serve.bundle import load_bundle, plan_to_json, read_plan, sha256_file, verify_files, write_bundle
 from cascade_serve.core.combine import Combine
 from cascade_serve.core.confidence import Confidence
+from cascade_serve.core.cost import Cost
 from cascade_serve.core.plan import (
     Calibration,
     Certificate,
@@ -128,6 +129,35 @@ def test_a_plan_made_by_hand_comes_back_too(zoo: Zoo, tmp_path: Path) -> None:
     path = tmp_path / "plan.json"
     path.write_bytes(plan_to_json(by_hand))
     assert read_plan(path) == by_hand
+
+
+def test_a_plan_in_seconds_comes_back_too(zoo: Zoo, tmp_path: Path) -> None:
+    small, large = zoo.plan.members
+    default = replace(zoo.plan.policies["default"], expected_seconds=0.00125)
+    in_seconds = replace(
+        zoo.plan,
+        members=(replace(small, seconds={1: 0.001, 32: 0.0005}), large),
+        policies={"default": default},
+        cost=Cost.SECONDS,
+        cost_batch_size=32,
+    )
+    path = tmp_path / "plan.json"
+    path.write_bytes(plan_to_json(in_seconds))
+    assert read_plan(path) == in_seconds
+
+
+def test_a_plan_from_before_seconds_is_read(zoo: Zoo, tmp_path: Path) -> None:
+    raw = json.loads(plan_to_json(zoo.plan))
+    del raw["cost"], raw["cost_batch_size"]
+    for member in raw["members"]:
+        del member["seconds"]
+    for policy in raw["policies"].values():
+        del policy["expected_seconds"]
+    path = tmp_path / "plan.json"
+    path.write_text(json.dumps(raw), encoding="utf-8")
+    plan = read_plan(path)
+    assert plan == zoo.plan
+    assert (plan.cost, plan.cost_batch_size, plan.members[0].seconds) == (Cost.FLOPS, None, None)
 
 
 def test_write_then_load(zoo: Zoo, tmp_path: Path) -> None:

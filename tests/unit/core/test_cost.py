@@ -1,8 +1,17 @@
-"""FLOPs as text, and caps at and around the sums of stages."""
+"""FLOPs and seconds as text, and caps at and around the sums of stages."""
+
+import math
 
 import pytest
 
-from cascade_serve.core.cost import cumulative_flops, format_flops, num_stages_within, parse_flops
+from cascade_serve.core.cost import (
+    cumulative_flops,
+    format_flops,
+    format_seconds,
+    num_stages_within,
+    parse_flops,
+    seconds_at,
+)
 
 
 @pytest.mark.parametrize(
@@ -114,3 +123,31 @@ def test_a_cheap_stage_after_a_dear_one_is_not_reached() -> None:
 def test_no_stages() -> None:
     assert num_stages_within([], 5) == 0
     assert num_stages_within([], None) == 0
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [
+        (12.345, "12.3s"),
+        (1234.5, "1230s"),
+        (1.0, "1s"),
+        (0.99949, "999ms"),
+        (0.9996, "1s"),
+        (0.00114, "1.14ms"),
+        (0.0008771, "877µs"),
+        (0.0009996, "1ms"),
+        (1.5e-6, "1.5µs"),
+        (2e-9, "0.002µs"),
+        (math.nan, "-"),
+    ],
+)
+def test_format_seconds(seconds: float, text: str) -> None:
+    assert format_seconds(seconds) == text
+
+
+def test_a_profile_is_read_at_a_size_or_at_its_best() -> None:
+    profile = {1: 0.004, 8: 0.001, 32: 0.002}
+    assert seconds_at(profile, 1) == 0.004
+    assert seconds_at(profile, None) == 0.001
+    assert math.isnan(seconds_at(profile, 2))
+    assert math.isnan(seconds_at({}, None))

@@ -46,6 +46,18 @@ def test_flops_and_temperature_are_above_zero(flops: int, temperature: float) ->
         Member(name="m", flops=flops, temperature=temperature, files={})
 
 
+@pytest.mark.parametrize(
+    ("size", "seconds"), [(0, 0.1), (-1, 0.1), (4, 0.0), (4, -0.1), (4, float("nan")), (4, float("inf"))]
+)
+def test_a_profile_is_above_zero(size: int, seconds: float) -> None:
+    message = (
+        f"member 'm', seconds: got {seconds} at batch size {size};"
+        " must be finite and above 0, at a batch size of at least 1"
+    )
+    with pytest.raises(PlanError, match=f"^{re.escape(message)}$"):
+        Member(name="m", flops=1, seconds={1: 0.1, size: seconds}, files={})
+
+
 def test_a_policy_needs_a_stage() -> None:
     with pytest.raises(PlanError, match=r"^policy 'p': got no stages; must be at least one$"):
         Policy(name="p", stages=(), worst_case_flops=0)

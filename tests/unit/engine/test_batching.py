@@ -1,0 +1,42 @@
+"""Which batches pay, from profiles worked by hand; the engine's own time is 100 microseconds a batch."""
+
+import pytest
+
+from cascade_serve.engine.batching import BATCH_OVERHEAD_S, BatchLimits, batch_limits
+
+
+def profile(*milliseconds: float) -> dict[int, float]:
+    """Seconds per image at batch sizes 1, 2, 4, ..."""
+    return {2**power: 1e-3 * value for power, value in enumerate(milliseconds)}
+
+
+CASES = {
+    # Within 5 % of 0.30 is 0.315: eight need not wait for more. With the engine's time eight take 0.3225 and 16 take
+    # 0.30625, and within 5 % of the best, 0.303125, is 0.3183.
+    "batching pays, for waiting up to eight": (profile(0.50, 0.40, 0.35, 0.31, 0.30, 0.30), 32, (16, 8)),
+    # With the engine's 0.1, 0.05, ... a batch: 10.1, 10.05, ... against a best of 10.003.
+    "a dear member that batching does not help": (profile(10, 10, 10, 10, 10, 10), 32, (1, 1)),
+    # 1.100, 1.050, 1.025, 1.0125, 1.00625, 1.003125; within 5 % of the last is 1.0533.
+    "no waiting, but the engine's time is shared by two": (profile(1, 1, 1, 1, 1, 1), 32, (2, 1)),
+    # 0.30, 0.25, 0.225, 0.2125, 0.20625, 0.203125; within 5 % of the last is 0.2133.
+    "a cheap member shares it by eight": (profile(0.2, 0.2, 0.2, 0.2, 0.2, 0.2), 32, (8, 1)),
+    "larger batches are slower": (profile(10, 11, 12, 13), 32, (1, 1)),
+    "it still falls at the end": (profile(16, 8, 4, 2, 1, 0.5), 32, (32, 32)),
+    "the operator's bound comes first": (profile(16, 8, 4, 2, 1, 0.5), 5, (4, 4)),
+    # 0.0041 is best of those up to 4; 0.0042 is within 5 % of it, with the engine's time too.
+    "sizes past the bound have no say": ({1: 0.005, 2: 0.0042, 4: 0.0041, 8: 0.001}, 4, (2, 2)),
+    "one size says nothing about batching": ({1: 0.001}, 32, (32, 32)),
+    "sizes past the bound say nothing either": ({1: 0.001, 8: 0.0001}, 4, (4, 4)),
+    "no profile": (None, 32, (32, 32)),
+    "an empty profile": ({}, 7, (7, 7)),
+    "one row at a time": (profile(16, 8), 1, (1, 1)),
+}
+
+
+@pytest.mark.parametrize(("seconds", "bound", "expected"), CASES.values(), ids=CASES)
+def test_the_smallest_size_that_is_as_good_as_the_best(
+    seconds: dict[int, float] | None, bound: int, expected: tuple[int, int]
+) -> None:
+    assert BATCH_OVERHEAD_S == 1e-4
+    max_rows, full_rows = expected
+    assert batch_limits(seconds, bound) == BatchLimits(max_rows=max_rows, full_rows=full_rows)
