@@ -271,6 +271,32 @@ def write_card(folder: Path, card: Card) -> Card:
     return card
 
 
+def replace_card(member: ZooMember, card: Card) -> ZooMember:
+    """Replace a member's card at once; its other files stay as they are, as does the copy inside its graph.
+
+    Args:
+        member: as it was read.
+        card: the new one; names the same files.
+
+    Raises:
+        ConflictError: the member was changed since it was read.
+        CardError: the card can't be written.
+    """
+    file = member.path / CARD_FILE
+    if read_member(member.path, verify=False).card != member.card:
+        raise ConflictError(f"{file}: was changed by someone else meanwhile; try again")
+    partial = _aside(file, "partial")
+    card = card.model_copy(update={"files": member.card.files})
+    try:
+        partial.write_text(card.to_json(), encoding="utf-8")
+        partial.replace(file)
+    except OSError as error:
+        raise CardError(f"{file}: {error.strerror}") from error
+    finally:
+        partial.unlink(missing_ok=True)
+    return ZooMember(name=member.name, path=member.path, card=card)
+
+
 @contextmanager
 def new_member(task_path: Path, name: str, *, overwrite: bool = False) -> Iterator[Path]:
     """Give an empty folder to fill, which becomes the member when the block ends, and vanishes when it fails.

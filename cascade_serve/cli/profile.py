@@ -1,0 +1,98 @@
+"""The command ``zoo profile``: what members cost in seconds on this machine."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich import box
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
+from rich.text import Text
+
+from cascade_serve.cli.console import table_console
+from cascade_serve.errors import ConfigError
+from cascade_serve.profiling import Begin, Profile, ProfileConfig, profile_members
+
+_DEFAULTS = ProfileConfig()
+
+
+def profile(
+    task: Annotated[Path, typer.Argument(metavar="ZOO/TASK", help="Folder of the task.")],
+    members: Annotated[
+        list[str] | None, typer.Argument(metavar="[MEMBER]...", help="Which members.", show_default="all")
+    ] = None,
+    *,
+    batch_sizes: Annotated[str, typer.Option(metavar="N,N,...", help="Images of one run; each is timed.")] = ",".join(
+        map(str, _DEFAULTS.batch_sizes)
+    ),
+    threads: Annotated[
+        int, typer.Option(metavar="N", help="Threads inside one run, as --threads-per-worker of serve.")
+    ] = _DEFAULTS.threads,
+    seconds_per_size: Annotated[
+        float, typer.Option(metavar="SECONDS", help="Time for one member at one batch size, over all rounds.")
+    ] = _DEFAULTS.seconds_per_size,
+    rounds: Annotated[
+        int, typer.Option(metavar="N", help="Members take turns so often; the median counts.")
+    ] = _DEFAULTS.rounds,
+) -> None:
+    """Time members on this machine, each on its own engine, and write their seconds on their cards."""
+    try:
+        config = ProfileConfig(
+            batch_sizes=_sizes(batch_sizes), threads=threads, seconds_per_size=seconds_per_size, rounds=rounds
+        )
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
+    with _progress() as begin:
+        profiles = profile_members(task, members or None, config, begin)
+    console = table_console()
+    console.print(_table(profiles, config))
+    console.print(_spread(profiles, config), soft_wrap=True)
+
+
+def _sizes(text: str) -> tuple[int, ...]:
+    try:
+        return tuple(int(part) for part in text.split(","))
+    except ValueError:
+        raise ConfigError(f"--batch-sizes: got {text!r}; must be numbers such as 1,8,32") from None
+
+
+@contextmanager
+def _progress() -> Iterator[Begin]:
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+
+        def begin(total: int) -> Callable[[], None]:
+            running = progress.add_task("timing", total=total)
+            return lambda: progress.advance(running)
+
+        yield begin
+
+
+def _table(profiles: tuple[Profile, ...], config: ProfileConfig) -> Table:
+    table = Table(
+        title="µs an image, by images in a run", title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0)
+    )
+    for column in ("member", "engine", "type"):
+        table.add_column(column, no_wrap=True)
+    for size in config.batch_sizes:
+        table.add_column(str(size), justify="right", no_wrap=True)
+    for timed in profiles:
+        card = timed.member.card
+        times = (f"{1e6 * timed.seconds[size]:,.0f}" for size in config.batch_sizes)
+        table.add_row(*map(Text, (timed.member.name, card.engine, card.precision, *times)))
+    return table
+
+
+def _spread(profiles: tuple[Profile, ...], config: ProfileConfig) -> str:
+    """Say how far to trust the table."""
+    widest, size, name = max(
+        (timed.spread[size], size, timed.member.name) for timed in profiles for size in config.batch_sizes
+    )
+    places = "; ".join(sorted({str(timed.member.card.cost.profiled_on) for timed in profiles}))
+    return (
+        f"Medians of {config.rounds} rounds, which lie up to {100 * widest:.0f} % apart ({name}, {size} in a run);"
+        f" measured on {places}."
+    )
