@@ -17,7 +17,7 @@ from cascade_serve.core.arrays import FloatArray, ImageArray
 from cascade_serve.core.plan import Task
 from cascade_serve.engine import onnx, openvino
 from cascade_serve.errors import ConfigError
-from cascade_serve.planner.zoo_rows import read_zoo_members, read_zoo_task
+from cascade_serve.planner.zoo_rows import choose_zoo_members, read_zoo_task
 from model_zoo.store import ZooMember, replace_card
 
 MAX_BATCH_SIZE = 4096
@@ -100,7 +100,7 @@ def profile_members(
         MemberError: a member can't be run.
         ZooError: a file is broken, or a card can't be written.
     """
-    members = read_zoo_members(task_path, names)
+    members = choose_zoo_members(task_path, names)
     task = read_zoo_task(task_path)
     sessions = [_open_session(member, task, config.threads) for member in members]
     rounds = _time(sessions, task, config, begin, clock)

@@ -65,6 +65,17 @@ def read_zoo_task(task_path: Path) -> Task:
 
 
 def read_zoo_members(task_path: Path, names: Sequence[str] | None) -> tuple[ZooMember, ...]:
+    """Read members that one plan could hold: as :func:`choose_zoo_members`, and of one engine.
+
+    Raises:
+        ConfigError: they are for different engines.
+    """
+    members = choose_zoo_members(task_path, names)
+    shared_engine(members)
+    return members
+
+
+def choose_zoo_members(task_path: Path, names: Sequence[str] | None) -> tuple[ZooMember, ...]:
     """Read members and verify their files.
 
     Args:
@@ -72,7 +83,7 @@ def read_zoo_members(task_path: Path, names: Sequence[str] | None) -> tuple[ZooM
         names: which, in this order; None is all, from cheap to dear.
 
     Raises:
-        ConfigError: one is unknown or named twice, there are none, or they are for different engines.
+        ConfigError: one is unknown or named twice, or there are none.
         CardError: a file is missing, broken or not what its card says.
         ConflictError: a member was made for another task, such as another image size.
     """
@@ -90,7 +101,6 @@ def read_zoo_members(task_path: Path, names: Sequence[str] | None) -> tuple[ZooM
         check_task(task, member.card.task, member.path / CARD_FILE)
     if not names:
         members.sort(key=lambda member: (member.card.cost.flops, member.name))
-    shared_engine(members)
     return tuple(members)
 
 
