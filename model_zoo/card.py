@@ -11,6 +11,7 @@ METADATA_KEY = "cascade_serve.card"
 """Key of the card's JSON in the ONNX file's metadata."""
 
 Precision = Literal["fp32", "fp16", "bf16", "int8"]
+EngineName = Literal["onnxruntime", "openvino", "torch"]
 
 
 class _Part(BaseModel):
@@ -55,6 +56,7 @@ class CostCard(_Part):
         params: trainable parameters.
         tool: what counted.
         seconds: measured seconds per image by batch size, where profiled.
+        profiled_on: processor, threads, engine and its version.
     """
 
     flops: int = Field(ge=1)
@@ -62,6 +64,7 @@ class CostCard(_Part):
     params: int = Field(ge=0)
     tool: str
     seconds: dict[int, float] | None = None
+    profiled_on: str | None = None
 
 
 class TrainingCard(_Part):
@@ -128,6 +131,38 @@ class AgreementCard(_Part):
     n: int
 
 
+class QuantisationCard(_Part):
+    """The training images that the ranges of an int8 member's activations were taken from.
+
+    Attributes:
+        n: how many.
+        seed: of the draw from their folder.
+        data_sha256: fingerprint of those that were drawn.
+    """
+
+    n: int = Field(ge=1)
+    seed: int
+    data_sha256: str
+
+
+class ConversionCard(_Part):
+    """How far a member lies from its source: the same network in fp32 on ONNX Runtime, of the same FLOPs.
+
+    Attributes:
+        tool: what converted it; None where the graph is the source's, and only the engine computes otherwise.
+        n: calibration images compared.
+        same_label: share of them that both put into the same class.
+        max_logit_difference: largest absolute difference seen on them.
+        quantisation: where its ranges come from; int8 alone has them.
+    """
+
+    tool: str | None
+    n: int = Field(ge=1)
+    same_label: float = Field(ge=0, le=1)
+    max_logit_difference: float
+    quantisation: QuantisationCard | None = None
+
+
 class ProvenanceCard(_Part):
     """Where the member comes from; free JSON where the training side has more to tell.
 
@@ -159,6 +194,9 @@ class Card(_Part):
         architecture: registry name, ``timm/NAME``, ``torchvision/NAME``, or ``onnx`` for a user's own graph.
         arguments: of the architecture's builder.
         output: what the graph gives; always ``logits``, float32 [B, K].
+        precision: of its weights and arithmetic. A bf16 member's graph holds fp32; its engine computes in bf16.
+        engine: what computed its calibration logits, and so what its calibration and accuracy hold for.
+        conversion: how far it lies from its fp32 source; None where it is that itself, or where nobody compared.
         files: path beside the card → sha256 (hex); empty in the copy inside the ONNX file, which can't hold its own.
     """
 
@@ -170,11 +208,13 @@ class Card(_Part):
     input: InputCard
     output: Literal["logits"] = "logits"
     precision: Precision = "fp32"
+    engine: EngineName = "onnxruntime"
     cost: CostCard
     training: TrainingCard | None = None
     accuracy: AccuracyCard | None = None
     calibration: CalibrationCard | None = None
     agreement: AgreementCard | None = None
+    conversion: ConversionCard | None = None
     provenance: ProvenanceCard
     files: dict[str, str] = Field(default_factory=dict)
 

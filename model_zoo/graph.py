@@ -28,7 +28,7 @@ AGREEMENT_IMAGES = 16
 _BATCHES = (1, 3)
 """Batches that some of them run in again: an odd one tells a graph that has the batch of its example baked in."""
 
-_RUNTIME_ERRORS = (
+RUNTIME_ERRORS = (
     runtime_errors.EPFail,
     runtime_errors.Fail,
     runtime_errors.InvalidArgument,
@@ -38,6 +38,7 @@ _RUNTIME_ERRORS = (
     runtime_errors.NotImplemented,
     runtime_errors.RuntimeException,
 )
+"""What ONNX Runtime raises; its errors have no root of their own."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,7 +79,7 @@ class GraphSession:
         try:
             data = serialize(graph)
             self._session = onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
-        except _RUNTIME_ERRORS as error:
+        except RUNTIME_ERRORS as error:
             raise ExportError(f"ONNX Runtime can't load the graph: {error}") from error
 
     def run(self, images: NDArray[np.generic]) -> list[NDArray[np.generic]]:
@@ -90,7 +91,7 @@ class GraphSession:
         name = self._session.get_inputs()[0].name
         try:
             outputs: list[NDArray[np.generic]] = self._session.run(None, {name: images})
-        except _RUNTIME_ERRORS as error:
+        except RUNTIME_ERRORS as error:
             raise ExportError(f"ONNX Runtime can't run the graph on {images.shape}: {error}") from error
         return outputs
 

@@ -4,7 +4,7 @@
 import hashlib
 import os
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -133,6 +133,19 @@ def _is_image(file: Path) -> bool:
     if suffix in _OTHER_SUFFIXES:
         raise ImageError(f"{file}: got {suffix}; must be one of {', '.join(_SUFFIXES)}")
     return suffix in _SUFFIXES
+
+
+def draw_images(folder: ImageFolder, most: int, *, seed: int) -> ImageFolder:
+    """Draw some of a folder's images at random, without replacement, in the folder's order.
+
+    Args:
+        folder: to draw from.
+        most: how many, at most; all where there are no more.
+        seed: of the draw.
+    """
+    drawn_B = np.random.default_rng(seed).permutation(len(folder))[:most]
+    drawn_B.sort()
+    return replace(folder, files=tuple(folder.files[row] for row in drawn_B), labels_N=folder.labels_N[drawn_B])
 
 
 def inspect_layout(

@@ -9,7 +9,6 @@ import numpy as np
 import onnx
 from google.protobuf.message import DecodeError
 from onnx import ModelProto, TensorProto, ValueInfoProto, helper
-from onnx.version_converter import ConvertError, convert_version
 
 from model_zoo.batching import make_batch_dynamic
 from model_zoo.card import AgreementCard, InputCard, Precision, TaskCard
@@ -24,12 +23,14 @@ from model_zoo.graph import (
     random_images,
     strip_metadata,
 )
+from model_zoo.opset import raise_opset
 from model_zoo.preamble import GraphView, Preamble, add_output, add_preamble
 
 Layout = Literal["nchw", "nhwc"]
 
 _PREFIX = "classifier/"
 _ANTIALIAS_OPSET = 18
+_ANTIALIAS_PURPOSE = "to resize images inside the graph, unless --task-size makes them as large as its input"
 _MIN_IR_VERSION = 8
 _NUMPY = {
     TensorProto.FLOAT: np.float32,
@@ -74,7 +75,7 @@ class OnnxClassifier:
             raise ExportError(f"channels: the graph takes {self.channels}; the task has {task.channels}")
         size = self.size or (task.height, task.width)
         if size != (task.height, task.width):
-            graph = _with_antialias(self.batched)
+            graph = raise_opset(self.batched, _ANTIALIAS_OPSET, _ANTIALIAS_PURPOSE)
         else:
             graph = ModelProto()
             graph.CopyFrom(self.batched)
@@ -213,24 +214,6 @@ def _choose_layout(layout: str, dims: list[int | None], path: Path) -> Layout:
         shown = [dim if dim is not None else "?" for dim in dims]
         raise ExportError(f"{path}: layout: can't be told from the input's shape {shown}; say nchw or nhwc")
     return fits[0]
-
-
-def _with_antialias(model: ModelProto) -> ModelProto:
-    """Raise the graph to the first opset whose Resize can antialias, where it is below."""
-    opset = next(entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx"))
-    copy = ModelProto()
-    copy.CopyFrom(model)
-    if opset >= _ANTIALIAS_OPSET:
-        return copy
-    try:
-        converted = convert_version(copy, _ANTIALIAS_OPSET)
-    except (ConvertError, RuntimeError) as error:
-        raise ExportError(
-            f"opset: got {opset}; must be at least {_ANTIALIAS_OPSET} to resize images inside the graph, and it can't"
-            f" be converted ({error}); make the task's images as large as its input with --task-size"
-        ) from error
-    converted.ir_version = copy.ir_version
-    return converted
 
 
 def _check_meaning(output_BK: np.ndarray, *, from_probabilities: bool) -> None:

@@ -131,6 +131,6 @@ def test_what_the_serving_side_refuses(run_dir: Path, tmp_path: Path, monkeypatc
     def refuse(package: str) -> None:
         return None
 
-    monkeypatch.setattr("cascade_serve.zoo.find_spec", refuse)
+    monkeypatch.setattr("cascade_serve.zoo.source.find_spec", refuse)
     with pytest.raises(MemberExportError, match=r"member 'xs': .* is not installed; install it with: pip install"):
         export_run(run_dir, tmp_path / "zoo", Memory())
