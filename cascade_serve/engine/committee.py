@@ -2,6 +2,7 @@
 # Shapes: B rows of a batch or request, HWC image.
 
 import logging
+import math
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -165,15 +166,21 @@ class CommitteeEngine:
 
     def _next_job(self, ticket: RowTicket) -> _Job | None:
         """Wait for a batch to run; None once the ticket is closed."""
-        with self._lock:
-            while True:
+        while True:
+            with self._lock:
                 now_s = self._clock()
                 self._scheduler.expire(ticket, now_s)
                 job = None if ticket.is_closed else self._take_job(now_s)
                 if ticket.is_closed or job is not None:
                     self._call_for_hands(now_s)
                     return job
-                self._sleep(ticket, now_s)
+                alarm, timeout_s = self._set_alarm(ticket, now_s)
+            if not alarm.acquire(timeout=timeout_s):
+                with self._lock:
+                    self._cancel_alarm(ticket)
+            elif ticket.is_closed and not ticket.is_called:
+                # Nothing waits for this thread, which so gets by without the lock that all threads want.
+                return None
 
     def _assist(self) -> None:
         while True:
@@ -192,23 +199,29 @@ class CommitteeEngine:
         batch = self._scheduler.take(now_s)
         return None if batch is None else _Job(self._idle_runners.pop(), batch)
 
-    def _sleep(self, ticket: RowTicket, now_s: float) -> None:
+    def _set_alarm(self, ticket: RowTicket, now_s: float) -> tuple[threading.Lock, float]:
+        """Let a ticket's thread sleep: give the lock to acquire, and for how many seconds at most (-1: for ever)."""
         wake_s = ticket.due_s
         if self._idle_runners:
             wake_s = min(wake_s, self._scheduler.next_ready_s())
         self._sleepers[ticket] = None
-        ticket.sleep(self._lock, wake_s - now_s)
+        return ticket.set_alarm(), (-1 if wake_s == math.inf else max(0.0, min(wake_s - now_s, threading.TIMEOUT_MAX)))
+
+    def _cancel_alarm(self, ticket: RowTicket) -> None:
         self._sleepers.pop(ticket, None)
+        ticket.wake()
 
     def _call_for_hands(self, now_s: float) -> None:
         """Find one more thread where a worker is free and rows wait: one that sleeps, else an assistant."""
         if not (self._idle_runners and self._scheduler.has_waiting):
             return
-        if self._sleepers:
+        while self._sleepers:
             sleeper = next(iter(self._sleepers))
             del self._sleepers[sleeper]
-            sleeper.wake()
-        elif self._num_assisting < self.config.workers - 1 and self._scheduler.has_ready(now_s):
+            if sleeper.is_asleep:
+                sleeper.call()
+                return
+        if self._num_assisting < self.config.workers - 1 and self._scheduler.has_ready(now_s):
             self._num_assisting += 1
             self._assistants.submit(self._assist)
 
@@ -278,6 +291,7 @@ class CommitteeEngine:
             self._scheduler.end(ticket, AbandonedError("the request's thread gave up"))
             self._scheduler.release(ticket)
             self._tickets.discard(ticket)
+            self._sleepers.pop(ticket, None)
             if not self._tickets:
                 self._ticket_ended.notify_all()
 

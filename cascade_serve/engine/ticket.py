@@ -31,12 +31,13 @@ class RowTicket:
         sequence: of its admission; smaller is older.
         open_rows: rows without an answer yet.
         is_closed: ended, well or badly.
+        is_called: its thread was woken to take a batch.
         error: how it ended, when badly.
     """
 
     def __init__(self, engine: _Engine, *, request: Request, route: Route, slots: list[int], admitted_s: float) -> None:
         self._engine = engine
-        self._changed: threading.Condition | None = None
+        self._alarm: threading.Lock | None = None
         self.request = request
         self.route = route
         self.slots = slots
@@ -44,6 +45,7 @@ class RowTicket:
         self.sequence = 0
         self.open_rows = len(slots)
         self.is_closed = False
+        self.is_called = False
         self.error: RequestError | None = None
 
     def result(self) -> Reply:
@@ -72,16 +74,28 @@ class RowTicket:
             return np.inf
         return self.request.deadline_s - (REPLY_MARGIN_S if self.answers_early else 0.0)
 
-    def sleep(self, lock: threading.Lock, timeout_s: float) -> None:
-        """Wait for :meth:`wake`, at most ``timeout_s``; the engine's lock is given up meanwhile."""
-        if self._changed is None:
-            self._changed = threading.Condition(lock)
-        self._changed.wait(None if timeout_s == np.inf else max(0.0, timeout_s))
+    @property
+    def is_asleep(self) -> bool:
+        """Its thread sleeps, or is about to."""
+        return self._alarm is not None
+
+    def set_alarm(self) -> threading.Lock:
+        """Make ready to sleep: give the lock that :meth:`wake` opens, to be acquired without the engine's lock."""
+        self.is_called = False
+        self._alarm = threading.Lock()
+        self._alarm.acquire()
+        return self._alarm
+
+    def call(self) -> None:
+        """Wake the thread that sleeps, to take a batch."""
+        self.is_called = True
+        self.wake()
 
     def wake(self) -> None:
-        """Wake the thread in :meth:`sleep`, if there is one."""
-        if self._changed is not None:
-            self._changed.notify()
+        """Wake the thread that sleeps, or is about to, if there is one."""
+        if self._alarm is not None:
+            self._alarm.release()
+            self._alarm = None
 
     def close(self, error: RequestError | None = None) -> None:
         """End the request and wake its thread."""
