@@ -178,7 +178,7 @@ class CommitteeEngine:
             if not alarm.acquire(timeout=timeout_s):
                 with self._lock:
                     self._cancel_alarm(ticket)
-            elif ticket.is_closed and not ticket.is_called:
+            elif ticket.slept_to_the_end:
                 # Nothing waits for this thread, which so gets by without the lock that all threads want.
                 return None
 

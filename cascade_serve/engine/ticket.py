@@ -79,6 +79,11 @@ class RowTicket:
         """Its thread sleeps, or is about to."""
         return self._alarm is not None
 
+    @property
+    def slept_to_the_end(self) -> bool:
+        """It was closed while its thread slept, and nobody called that thread to a batch meanwhile."""
+        return self.is_closed and not self.is_called
+
     def set_alarm(self) -> threading.Lock:
         """Make ready to sleep: give the lock that :meth:`wake` opens, to be acquired without the engine's lock."""
         self.is_called = False
