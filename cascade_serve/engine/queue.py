@@ -8,7 +8,7 @@ from typing import NamedTuple
 from cascade_serve.engine.batching import BatchLimits
 
 MAX_PASSES = 4
-"""A ready queue that was passed over this often, in favour of others, goes next."""
+"""A ready queue that was passed over this often, in favour of younger rows, goes next."""
 
 
 class Entry(NamedTuple):
@@ -52,8 +52,10 @@ class MemberQueues:
     ``max_queue_delay_s``. What runs next, among the ready: the highest priority; then a queue passed over too often;
     then a full batch, deeper stages first, so that rows in flight finish; then the oldest row, deeper stages first.
 
-    No stage starves: of the rows of one priority, those of a ready queue are passed over in favour of at most
-    ``MAX_PASSES`` batches, and of one more for each other queue that was passed over as often.
+    No stage starves, however few rows come to it or leave before it: between batches of older rows, at most
+    ``MAX_PASSES`` of younger ones of the same priority go before the first row of a ready queue, and one more for each
+    other queue that waited as long. Giving way to older rows is no pass: a cheap first stage would otherwise go on
+    starting rows that a dear second one, with its smaller batches, can't finish.
 
     Args:
         limits: of each member's batches.
@@ -98,8 +100,11 @@ class MemberQueues:
         if not ready:
             return None
         chosen = ready[0] if len(ready) == 1 else min(ready, key=self._urgency)
+        first = chosen.heap[0]
         for queue in ready:
-            queue.passes = 0 if queue is chosen else queue.passes + 1
+            # An entry's rank and sequence stand first.
+            queue.passes += queue.heap[0] < first
+        chosen.passes = 0
         count = min(len(chosen.heap), chosen.max_rows)
         return chosen.member, [heapq.heappop(chosen.heap) for _ in range(count)]
 

@@ -1,6 +1,9 @@
 """What runs next, case by case."""
 
+import itertools
 import math
+
+import pytest
 
 from cascade_serve.engine.batching import BatchLimits
 from cascade_serve.engine.queue import MAX_PASSES, Entry, MemberQueues, rank_of
@@ -65,6 +68,45 @@ def test_a_late_stage_is_not_starved_by_full_early_batches() -> None:
         assert batch is not None
         order.append(batch[0])
     assert order == [0] * MAX_PASSES + [1, 0]
+
+
+LIMITS = [(8, 8, 8), (1, 1, 1), (8, 1, 1), (1, 8, 8), (2, 32, 4), (32, 4, 1)]
+
+
+@pytest.mark.parametrize("limits", LIMITS, ids=str)
+@pytest.mark.parametrize("num_deferring", [0, 1, 5, 9, 10])
+def test_no_stage_starves_at_any_exit_rate_and_batch_limit(limits: tuple[int, int, int], num_deferring: int) -> None:
+    """Three stages, a batch of new rows at the door before each batch: of ten rows in a line, so many go on."""
+    queues = MemberQueues([BatchLimits(max_rows=rows, full_rows=rows) for rows in limits], 0.0)
+    sequence = itertools.count()
+    waiting = [0, 0, 0]
+    # How long each queue has had rows and was not served: in all, and since batches of older rows.
+    idle = [0, 0, 0]
+    most_idle = [0, 0, 0]
+    most_waiting = [0, 0, 0]
+    served = [0, 0, 0]
+    for _ in range(200):
+        queues.put(0, [entry(next(sequence)) for _ in range(limits[0])])
+        waiting[0] += limits[0]
+        batch = queues.take(0.0)
+        assert batch is not None
+        member, rows = batch
+        going_on = [row._replace(stage=member + 1) for row in rows if member < 2 and row.sequence % 10 < num_deferring]
+        waiting[member] -= len(rows)
+        served[member] += len(rows)
+        if going_on:
+            queues.put(member + 1, going_on)
+            waiting[member + 1] += len(going_on)
+        for stage in range(3):
+            idle[stage] = 0 if stage == member or not waiting[stage] else idle[stage] + 1
+            most_idle[stage] = max(most_idle[stage], idle[stage])
+            most_waiting[stage] = max(most_waiting[stage], waiting[stage])
+    # Late stages wait for no more than the passes; the first, for what its own last batch has left to do.
+    assert max(most_idle[1:]) <= MAX_PASSES + 2, most_idle
+    assert most_idle[0] <= (MAX_PASSES + 1) * sum(-(-limits[0] // rows) for rows in limits[1:]), most_idle
+    # What was begun is finished: rows pile up at the door, and not between stages.
+    assert max(most_waiting[1:]) <= (MAX_PASSES + 2) * limits[0], most_waiting
+    assert all(count > 0 for count in served[: 3 if num_deferring else 1])
 
 
 def test_a_higher_priority_beats_even_a_starved_queue() -> None:
