@@ -12,11 +12,11 @@ _CHANNELS = 16
 def small_convolution(*, seed: int = 0, quantised: bool = False) -> ModelProto:
     """Make ``logits = mean(relu(conv(images))) @ weights``, uint8 [n, 8, 8, 3] in and float32 [n, 5] out."""
     draw = np.random.default_rng(seed).normal
-    constants = {
+    constants: dict[str, np.ndarray] = {
         "kernel": draw(scale=0.2, size=(_CHANNELS, 3, 3, 3)).astype(np.float32),
         "bias": draw(scale=0.1, size=_CHANNELS).astype(np.float32),
         "weights": draw(size=(_CHANNELS, NUM_CLASSES)).astype(np.float32),
-        "white": np.float32(1 / 255),
+        "white": np.array(1 / 255, dtype=np.float32),
     }
     nodes = [
         helper.make_node("Transpose", ["images"], ["planes"], perm=[0, 3, 1, 2]),
@@ -51,7 +51,7 @@ def small_convolution(*, seed: int = 0, quantised: bool = False) -> ModelProto:
         "small_convolution",
         [helper.make_tensor_value_info("images", TensorProto.UINT8, ["n", *IMAGE_SHAPE])],
         [helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["n", NUM_CLASSES])],
-        [numpy_helper.from_array(np.asarray(value), name) for name, value in constants.items()],
+        [numpy_helper.from_array(value, name) for name, value in constants.items()],
     )
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
 
