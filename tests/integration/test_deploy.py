@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from prometheus_client import CollectorRegistry
 
-from cascade_serve.metrics import Metrics
+from cascade_serve.metrics import Metrics, process_families
 
 DEPLOY = Path(__file__).parents[2] / "deploy"
 # Word, optionally with label matchers behind it.
@@ -40,7 +40,8 @@ def sample_names() -> set[str]:
     registry = CollectorRegistry()
     Metrics(registry)
     suffixes = {"histogram": ("_bucket", "_count", "_sum"), "counter": ("_total",), "gauge": ("",)}
-    return {family.name + suffix for family in registry.collect() for suffix in suffixes[family.type]}
+    families = [*registry.collect(), *process_families(0, 0)]
+    return {family.name + suffix for family in families for suffix in suffixes[family.type]}
 
 
 def test_every_metric_exists(rules: list[dict[str, Any]], dashboard: dict[str, Any], sample_names: set[str]) -> None:
