@@ -221,13 +221,17 @@ class DeviceEngine:
 
     def work_until_closed(self, ticket: RowTicket) -> None:
         """Sleep until the ticket is closed or its deadline comes: the lanes do the work."""
-        with self._lock:
-            while True:
+        while True:
+            with self._lock:
                 now_s = self._clock()
                 self._scheduler.expire(ticket, now_s)
                 if ticket.is_closed:
                     return
-                ticket.sleep(self._lock, ticket.due_s - now_s)
+                alarm = ticket.set_alarm()
+            timeout_s = min(ticket.due_s - now_s, threading.TIMEOUT_MAX)
+            # Without the engine's lock, for which all that wake together would queue.
+            if alarm.acquire(timeout=max(0.0, timeout_s)) and ticket.is_closed:
+                return
 
     def collect(self, ticket: RowTicket) -> Reply:
         """Read the answers of a ticket that was closed without an error."""

@@ -76,29 +76,24 @@ TERMS = [
 ]
 
 
-COMMITTEES = [
-    (combine, terms)
-    for combine in Combine
-    for terms in TERMS
-    if not (combine is Combine.LAST and terms.mode is Mode.ENSEMBLE)
-]
-
-
-@pytest.mark.parametrize(("combine", "terms"), COMMITTEES, ids=str)
+@pytest.mark.parametrize("combine", list(Combine))
 @pytest.mark.parametrize("confidence_function", list(Confidence))
 def test_every_row_is_answered_as_if_it_were_alone(
-    make_bench: MakeBench, combine: Combine, confidence_function: Confidence, terms: Terms
+    make_pure_bench: MakeBench, combine: Combine, confidence_function: Confidence
 ) -> None:
-    bench = make_bench(make_plan(combine, confidence_function), max_batch_size=7)
+    bench = make_pure_bench(make_plan(combine, confidence_function), max_batch_size=7)
     values = list(range(60))
-    reply = bench.engine.admit(Request(images_BHWC=images(*values), terms=terms)).result()
-    assert answers(reply) == [by_hand(bench, value, terms) for value in values]
-    np.testing.assert_allclose(reply.probabilities_BK.sum(axis=1), 1, rtol=1e-5)
+    for terms in TERMS:
+        if combine is Combine.LAST and terms.mode is Mode.ENSEMBLE:
+            continue
+        reply = bench.engine.admit(Request(images_BHWC=images(*values), terms=terms)).result()
+        assert answers(reply) == [by_hand(bench, value, terms) for value in values]
+        np.testing.assert_allclose(reply.probabilities_BK.sum(axis=1), 1, rtol=1e-5)
 
 
 @pytest.mark.parametrize("workers", [1, 3])
-def test_rows_of_many_requests_share_batches_and_keep_their_own_terms(make_bench: MakeBench, workers: int) -> None:
-    bench = make_bench(workers=workers, max_batch_size=8)
+def test_rows_of_many_requests_share_batches_and_keep_their_own_terms(make_pure_bench: MakeBench, workers: int) -> None:
+    bench = make_pure_bench(workers=workers, max_batch_size=8)
     rng = np.random.default_rng(1)
     jobs = [(TERMS[i % len(TERMS)], rng.integers(0, 200, size=1 + i % 5).tolist()) for i in range(300)]
 
@@ -111,7 +106,9 @@ def test_rows_of_many_requests_share_batches_and_keep_their_own_terms(make_bench
     assert bench.engine.rows_in_flight == 0
     assert sum(len(reply.label_B) for reply in bench.watcher.replies) == sum(len(values) for _, values in jobs)
     ran = sum(statistics.rows for statistics in bench.engine.statistics().values())
-    assert ran == len(bench.watcher.queue_s) == sum(rows for runner in bench.runners for _, rows in runner.batches)
+    assert ran == len(bench.watcher.queue_s)
+    if bench.runners:
+        assert ran == sum(rows for runner in bench.runners for _, rows in runner.batches)
 
 
 def test_a_batch_holds_rows_of_different_requests(make_bench: MakeBench) -> None:
@@ -124,8 +121,8 @@ def test_a_batch_holds_rows_of_different_requests(make_bench: MakeBench) -> None
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_raising_the_threshold_never_lowers_the_exit_stage(make_bench: MakeBench, seed: int) -> None:
-    bench = make_bench(table=random_table(seed))
+def test_raising_the_threshold_never_lowers_the_exit_stage(make_pure_bench: MakeBench, seed: int) -> None:
+    bench = make_pure_bench(table=random_table(seed))
     stages = [
         ask(bench, *range(200), confidence_threshold=threshold).exit_stage_B
         for threshold in np.linspace(0, 1, 9).tolist()
@@ -137,39 +134,39 @@ def test_raising_the_threshold_never_lowers_the_exit_stage(make_bench: MakeBench
 
 @pytest.mark.parametrize("cap", [100, 101, 349, 350, 351, 1049, 1050, 10**9])
 @pytest.mark.parametrize("mode", list(Mode))
-def test_the_cap_is_never_exceeded_on_any_row(make_bench: MakeBench, cap: int, mode: Mode) -> None:
-    reply = ask(make_bench(), *range(200), max_flops=cap, mode=mode)
+def test_the_cap_is_never_exceeded_on_any_row(make_pure_bench: MakeBench, cap: int, mode: Mode) -> None:
+    reply = ask(make_pure_bench(), *range(200), max_flops=cap, mode=mode)
     assert reply.flops_B.max() <= cap
     assert reply.certified == (cap >= sum(FLOPS) and mode is Mode.CASCADE)
 
 
-def test_a_nan_member_is_left_out_of_the_mean_and_defers(make_bench: MakeBench) -> None:
+def test_a_nan_member_is_left_out_of_the_mean_and_defers(make_pure_bench: MakeBench) -> None:
     table = random_table()
     table[0, 5] = np.nan
     table[0, 6, 1] = np.inf
-    bench = make_bench(table=table)
+    bench = make_pure_bench(table=table)
     reply = ask(bench, 5, 6, 7, confidence_threshold=0.0)
     assert reply.exit_stage_B.tolist() == [1, 1, 0]
     expected = member_score(Combine.MEAN_PROBS, table[1, [5, 6]], 1.0)
-    np.testing.assert_array_equal(reply.probabilities_BK[:2], expected)
+    np.testing.assert_allclose(reply.probabilities_BK[:2], expected, rtol=1e-6)
     assert reply.flops_B.tolist() == [350, 350, 100]
     gated = dict.fromkeys(stage for stage, rated in bench.watcher.gated if np.isnan(rated))
     assert list(gated) == [0]
 
 
-def test_a_nan_at_the_last_stage_leaves_the_answer_of_the_others(make_bench: MakeBench) -> None:
+def test_a_nan_at_the_last_stage_leaves_the_answer_of_the_others(make_pure_bench: MakeBench) -> None:
     table = random_table()
     table[2, 5] = np.nan
-    reply = ask(make_bench(table=table), 5, confidence_threshold=1.0)
+    reply = ask(make_pure_bench(table=table), 5, confidence_threshold=1.0)
     assert answers(reply)[0][1:] == (2, "LAST_STAGE", 1050)
     assert np.isfinite(reply.confidence_B).all()
 
 
 @pytest.mark.parametrize("mode", list(Mode))
-def test_nan_throughout_fails_and_never_becomes_a_label(make_bench: MakeBench, mode: Mode) -> None:
+def test_nan_throughout_fails_and_never_becomes_a_label(make_pure_bench: MakeBench, mode: Mode) -> None:
     table = random_table()
     table[:, 5] = np.nan
-    bench = make_bench(table=table)
+    bench = make_pure_bench(table=table)
     with pytest.raises(MemberError, match="row 1: no member gave a finite prediction"):
         ask(bench, 4, 5, 6, mode=mode)
     assert len(ask(bench, 4, 6).label_B) == 2
@@ -177,8 +174,8 @@ def test_nan_throughout_fails_and_never_becomes_a_label(make_bench: MakeBench, m
 
 
 @pytest.mark.parametrize("mode", list(Mode))
-def test_a_poisoned_row_fails_alone(make_bench: MakeBench, mode: Mode) -> None:
-    bench = make_bench(max_batch_size=16)
+def test_a_poisoned_row_fails_alone(make_any_bench: MakeBench, mode: Mode) -> None:
+    bench = make_any_bench(max_batch_size=16)
     requests = [Request(images_BHWC=images(value, value + 1), terms=Terms(mode=mode)) for value in (10, 20, 30)]
     bad = Request(images_BHWC=images(40, POISON), terms=Terms(mode=mode))
     tickets = [bench.engine.admit(request) for request in [*requests, bad]]
@@ -191,14 +188,14 @@ def test_a_poisoned_row_fails_alone(make_bench: MakeBench, mode: Mode) -> None:
     assert bench.engine.rows_in_flight == 0
 
 
-def test_an_unforeseen_error_fails_the_rows_it_held_and_nothing_else(make_bench: MakeBench) -> None:
+def test_an_unforeseen_error_fails_the_rows_it_held_and_nothing_else(make_any_bench: MakeBench) -> None:
     armed = [True]
 
     def explode(member: int, _rows: int) -> None:
         if member == 1 and armed.pop():
             raise ZeroDivisionError
 
-    bench = make_bench(before_run=explode)
+    bench = make_any_bench(before_run=explode)
     with pytest.raises(MemberError, match="member 'middle' failed"):
         ask(bench, 1, 2, confidence_threshold=1.0)
     armed.append(False)
@@ -216,20 +213,20 @@ BAD = [
 
 
 @pytest.mark.parametrize(("bad_BHWC", "message"), BAD, ids=[message for _, message in BAD])
-def test_bad_images_are_refused(make_bench: MakeBench, bad_BHWC: ImageArray, message: str) -> None:
-    bench = make_bench(max_queue_rows=32)
+def test_bad_images_are_refused(make_pure_bench: MakeBench, bad_BHWC: ImageArray, message: str) -> None:
+    bench = make_pure_bench(max_queue_rows=32)
     with pytest.raises(InvalidRequestError, match=message):
         bench.engine.admit(Request(images_BHWC=bad_BHWC))
     assert bench.engine.rows_in_flight == 0
 
 
-def test_an_unknown_policy_is_refused(make_bench: MakeBench) -> None:
+def test_an_unknown_policy_is_refused(make_pure_bench: MakeBench) -> None:
     with pytest.raises(NotFoundError, match="policy 'best' not found; known: alone, back, default, short"):
-        ask(make_bench(), 1, policy="best")
+        ask(make_pure_bench(), 1, policy="best")
 
 
-def test_a_full_engine_refuses_and_recovers(make_bench: MakeBench) -> None:
-    bench = make_bench(max_queue_rows=32)
+def test_a_full_engine_refuses_and_recovers(make_pure_bench: MakeBench) -> None:
+    bench = make_pure_bench(max_queue_rows=32)
     held = bench.engine.admit(Request(images_BHWC=images(*range(30))))
     with pytest.raises(OverloadedError, match="3 rows: only 2 of 32 slots"):
         ask(bench, 1, 2, 3)
@@ -279,9 +276,9 @@ def in_thread(call: Callable[[], object]) -> "tuple[threading.Thread, list[objec
     return thread, ends
 
 
-def test_a_request_cancelled_while_it_runs_keeps_its_slot_until_the_batch_ends(make_bench: MakeBench) -> None:
+def test_a_request_cancelled_while_it_runs_keeps_its_slot_until_the_batch_ends(make_any_bench: MakeBench) -> None:
     gate = Gate(member=0)
-    bench = make_bench(before_run=gate)
+    bench = make_any_bench(before_run=gate)
     ticket = bench.engine.admit(Request(images_BHWC=images(1, 2)))
     worker, ends = in_thread(ticket.result)
     assert gate.entered.wait(30)
@@ -289,13 +286,14 @@ def test_a_request_cancelled_while_it_runs_keeps_its_slot_until_the_batch_ends(m
     assert bench.engine.rows_in_flight == 2
     gate.opened.set()
     worker.join(30)
+    bench.engine.close()
     assert isinstance(ends[0], AbandonedError)
     assert bench.engine.rows_in_flight == 0
 
 
-def test_a_waiting_request_leaves_at_its_deadline_though_the_worker_is_busy(make_bench: MakeBench) -> None:
+def test_a_waiting_request_leaves_at_its_deadline_though_the_worker_is_busy(make_any_bench: MakeBench) -> None:
     gate = Gate(member=0)
-    bench = make_bench(before_run=gate)
+    bench = make_any_bench(before_run=gate)
     busy, ends = in_thread(lambda: ask(bench, 1))
     assert gate.entered.wait(30)
     with pytest.raises(LateError, match="the deadline passed with 2 of 2 rows unanswered"):
@@ -306,8 +304,8 @@ def test_a_waiting_request_leaves_at_its_deadline_though_the_worker_is_busy(make
     assert isinstance(ends[0], Reply)
 
 
-def test_a_deadline_in_the_past_is_refused_at_admission(make_bench: MakeBench) -> None:
-    bench = make_bench(clock=lambda: 100.0)
+def test_a_deadline_in_the_past_is_refused_at_admission(make_pure_bench: MakeBench) -> None:
+    bench = make_pure_bench(clock=lambda: 100.0)
     with pytest.raises(LateError, match=r"the deadline passed 0\.500 s before admission"):
         ask(bench, 1, deadline_s=99.5)
 
@@ -323,13 +321,13 @@ class Clock:
 
 
 @pytest.mark.parametrize("on_deadline", list(OnDeadline))
-def test_a_deadline_that_passes_between_stages(make_bench: MakeBench, on_deadline: OnDeadline) -> None:
+def test_a_deadline_that_passes_between_stages(make_any_bench: MakeBench, on_deadline: OnDeadline) -> None:
     clock = Clock()
 
     def pass_time(_member: int, _rows: int) -> None:
         clock.now_s += 1.0
 
-    bench = make_bench(before_run=pass_time, clock=clock)
+    bench = make_any_bench(before_run=pass_time, clock=clock)
     terms = {"confidence_threshold": 1.0, "on_deadline": on_deadline}
     if on_deadline is OnDeadline.FAIL:
         with pytest.raises(LateError, match="1 of 1 rows unanswered"):
@@ -402,9 +400,9 @@ def test_members_of_an_ensemble_run_side_by_side_where_workers_are_free(make_ben
     assert ask(bench, 1, mode=Mode.ENSEMBLE).flops_B.tolist() == [1050]
 
 
-def test_draining_finishes_what_was_admitted_and_refuses_the_rest(make_bench: MakeBench) -> None:
+def test_draining_finishes_what_was_admitted_and_refuses_the_rest(make_any_bench: MakeBench) -> None:
     gate = Gate(member=0)
-    bench = make_bench(before_run=gate)
+    bench = make_any_bench(before_run=gate)
     busy, ends = in_thread(lambda: ask(bench, 1))
     assert gate.entered.wait(30)
     assert not bench.engine.drain(0.01)
@@ -416,16 +414,17 @@ def test_draining_finishes_what_was_admitted_and_refuses_the_rest(make_bench: Ma
     assert isinstance(ends[0], Reply)
 
 
-def test_closing_fails_what_waits(make_bench: MakeBench) -> None:
+def test_closing_fails_what_waits(make_any_bench: MakeBench) -> None:
     gate = Gate(member=0)
-    bench = make_bench(before_run=gate)
+    bench = make_any_bench(before_run=gate)
     busy, busy_ends = in_thread(lambda: ask(bench, 1))
     assert gate.entered.wait(30)
     waiting, waiting_ends = in_thread(bench.engine.admit(Request(images_BHWC=images(2))).result)
-    bench.engine.close()
+    closing, _ = in_thread(bench.engine.close)
     waiting.join(30)
     gate.opened.set()
     busy.join(30)
+    closing.join(30)
     assert [type(ends[0]) for ends in (busy_ends, waiting_ends)] == [UnavailableError, UnavailableError]
     bench.engine.close()
 
@@ -450,8 +449,8 @@ def test_warm_up_runs_every_bucket_of_every_member_on_every_worker(make_bench: M
         }
 
 
-def test_a_storm_of_cancellations_and_deadlines_loses_no_row(make_bench: MakeBench) -> None:
-    bench = make_bench(workers=2, max_batch_size=4, max_queue_rows=64)
+def test_a_storm_of_cancellations_and_deadlines_loses_no_row(make_pure_bench: MakeBench) -> None:
+    bench = make_pure_bench(workers=2, max_batch_size=4, max_queue_rows=64)
     outcomes: list[str] = []
 
     def call(index: int) -> None:

@@ -1,0 +1,74 @@
+"""Opens a bundle on torch: networks loaded, rows laid out, one engine a device."""
+
+from collections.abc import Sequence
+
+import torch
+
+from cascade_serve.bundle import Bundle
+from cascade_serve.core.plan import Fingerprint, Plan
+from cascade_serve.engine.cuda.engine import DeviceEngine
+from cascade_serve.engine.cuda.fleet import EngineFleet
+from cascade_serve.engine.cuda.graphs import CudaExecutor
+from cascade_serve.engine.cuda.lane import EagerExecutor, Executor
+from cascade_serve.engine.cuda.network import ENGINE_NAME, find_device, load_network
+from cascade_serve.engine.cuda.step import DeviceSlab, Member, Step
+from cascade_serve.engine.protocol import Engine, EngineConfig, Observer
+
+
+def fingerprint(plan: Plan) -> Fingerprint:
+    """Say what this engine computes a plan's answers with."""
+    return Fingerprint(engine=ENGINE_NAME, precision="+".join(sorted({member.precision for member in plan.members})))
+
+
+def open_torch_engine(
+    bundle: Bundle, config: EngineConfig, observer: Observer, *, devices: Sequence[str], is_certified: bool
+) -> Engine:
+    """Open a torch engine on each device; it is not warm yet.
+
+    Args:
+        bundle: verified; its members hold torch weights.
+        config: bounds of each engine; a worker is a lane, on CUDA a stream.
+        observer: watches all of them.
+        devices: such as ``cpu``, or ``cuda:0`` and ``cuda:1``; at least one, each once.
+        is_certified: False marks every answer as uncertified.
+
+    Raises:
+        ConfigError: a device is absent, or a member's precision is none of torch's.
+        BundleError: a member has no torch weights, or they can't be loaded.
+    """
+    found = [find_device(name) for name in devices]
+    engines: list[DeviceEngine] = []
+    try:
+        for device in found:
+            step = _make_step(bundle, config, device)
+            engines.append(
+                DeviceEngine(
+                    bundle.plan,
+                    make_executor(step, config, device),
+                    config=config,
+                    fingerprint=fingerprint(bundle.plan),
+                    observer=observer,
+                    is_certified=is_certified,
+                )
+            )
+    except BaseException:
+        for engine in engines:
+            engine.close()
+        raise
+    return engines[0] if len(engines) == 1 else EngineFleet(engines)
+
+
+def _make_step(bundle: Bundle, config: EngineConfig, device: torch.device) -> Step:
+    plan = bundle.plan
+    members = tuple(
+        Member(load_network(bundle.member_path(member.name), member.precision, device), member.temperature)
+        for member in plan.members
+    )
+    return Step(DeviceSlab(plan, config.max_queue_rows, device), members, plan.combine, plan.confidence)
+
+
+def make_executor(step: Step, config: EngineConfig, device: torch.device) -> Executor:
+    """Give rows on a device the lanes that fit it: graphs on CUDA, plain calls on a CPU."""
+    if device.type == "cuda":
+        return CudaExecutor(step, config.workers, config.batch_buckets, device)
+    return EagerExecutor(step, config.workers, config.batch_buckets)
