@@ -66,7 +66,7 @@ def _check_profiles(members: Sequence[ZooMember], batch_size: int | None) -> Non
 
 
 def _profiled_on(member: ZooMember) -> str:
-    return getattr(member.card.cost, "profiled_on", None) or "an unknown machine"
+    return member.card.cost.profiled_on or "an unknown machine"
 
 
 def _command(members: Sequence[ZooMember]) -> str:

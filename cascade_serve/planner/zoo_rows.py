@@ -110,18 +110,14 @@ def shared_engine(members: Sequence[ZooMember]) -> str:
     Raises:
         ConfigError: they are for different engines, and one server has one.
     """
-    first, engine = members[0].name, _engine(members[0])
+    first, engine = members[0].name, members[0].card.engine
     for member in members:
-        if _engine(member) != engine:
+        if member.card.engine != engine:
             raise ConfigError(
-                f"member {member.name!r}: engine: got {_engine(member)!r}; must be {engine!r}, that of {first!r}:"
+                f"member {member.name!r}: engine: got {member.card.engine!r}; must be {engine!r}, that of {first!r}:"
                 " one engine serves a plan; choose its members with --members"
             )
     return engine
-
-
-def _engine(member: ZooMember) -> str:
-    return str(getattr(member.card, "engine", "onnxruntime"))
 
 
 def read_zoo_rows(members: Sequence[ZooMember]) -> ZooRows:

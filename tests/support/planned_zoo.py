@@ -1,14 +1,14 @@
 """Zoos and rows with known members: logits are drawn, graphs are a few bytes that nobody runs."""
 # Shapes: N rows, K classes.
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 
 from cascade_serve.core.arrays import FloatArray, IntArray
 from cascade_serve.planner.zoo_rows import ZooRows
-from model_zoo.card import Card, CostCard, InputCard, ProvenanceCard, TaskCard
+from model_zoo.card import Card, CostCard, EngineName, InputCard, ProvenanceCard, TaskCard
 from model_zoo.store import CalibrationData, bind_task, new_member, write_calibration, write_card
 
 NAMES = ("small", "middle", "large")
@@ -35,16 +35,33 @@ def draw_rows(seed: int, rows: int, strengths: Sequence[float] = (3.2, 3.6, 4.0)
     return ZooRows(logits=logits, labels_N=labels_N, sample_ids_N=np.arange(rows), num_repeated=0)
 
 
-def write_zoo(task_path: Path, rows: ZooRows, names: Sequence[str] = NAMES, flops: Sequence[int] = FLOPS) -> Path:
+def write_zoo(
+    task_path: Path,
+    rows: ZooRows,
+    names: Sequence[str] = NAMES,
+    flops: Sequence[int] = FLOPS,
+    seconds: Mapping[str, Mapping[int, float]] | None = None,
+) -> Path:
+    """Write a zoo; ``seconds`` are the profiles of those members that have one, measured on one machine."""
     task = TaskCard(height=4, width=4, channels=3, classes=CLASSES)
     bind_task(task_path, task)
     for name, cost, logits_NK in zip(names, flops, rows.logits, strict=True):
         data = CalibrationData(logits_NK=logits_NK, labels_N=rows.labels_N, sample_ids_N=rows.sample_ids_N)
-        write_member(task_path, name, cost, task, data)
+        write_member(task_path, name, cost, task, data, seconds=(seconds or {}).get(name))
     return task_path
 
 
-def write_member(task_path: Path, name: str, flops: int, task: TaskCard, data: CalibrationData | None) -> None:
+def write_member(
+    task_path: Path,
+    name: str,
+    flops: int,
+    task: TaskCard,
+    data: CalibrationData | None,
+    *,
+    seconds: Mapping[int, float] | None = None,
+    profiled_on: str = "one machine",
+    engine: EngineName = "onnxruntime",
+) -> None:
     with new_member(task_path, name, overwrite=True) as folder:
         (folder / "model.onnx").write_bytes(f"graph of {name}".encode())
         if data is not None:
@@ -54,7 +71,15 @@ def write_member(task_path: Path, name: str, flops: int, task: TaskCard, data: C
             architecture="onnx",
             task=task,
             input=InputCard(height=4, width=4, mean=(0.5, 0.5, 0.5), std=(0.2, 0.2, 0.2)),
-            cost=CostCard(flops=flops, macs=flops // 2, params=10, tool="by hand"),
+            engine=engine,
+            cost=CostCard(
+                flops=flops,
+                macs=flops // 2,
+                params=10,
+                tool="by hand",
+                seconds=None if seconds is None else dict(seconds),
+                profiled_on=None if seconds is None else profiled_on,
+            ),
             provenance=ProvenanceCard(weights="random"),
         )
         write_card(folder, card)
