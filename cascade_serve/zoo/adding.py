@@ -8,7 +8,7 @@ import numpy as np
 from cascade_serve.core.combine import is_usable
 from cascade_serve.errors import ConfigError
 from cascade_serve.zoo.addition import Added, Addition, Begin
-from cascade_serve.zoo.calibration import CalibrationRows, run_calibration
+from cascade_serve.zoo.calibration import CalibrationRows, check_capability, run_calibration
 from cascade_serve.zoo.conversion import Converted, convert
 from cascade_serve.zoo.member_card import make_card
 from cascade_serve.zoo.source import Source, load_source, require_packages
@@ -33,6 +33,7 @@ def add_member(addition: Addition, begin: Begin) -> Added:
         MissingExtraError: a package is needed and absent.
     """
     require_packages(addition)
+    check_capability(addition.precision, addition.engine, addition.name)
     target = addition.task_path / store.check_name("member", addition.name)
     store.check_name("task", addition.task_path.absolute().name)
     store.check_free(target, overwrite=addition.overwrite)

@@ -38,6 +38,18 @@ class CalibrationRows:
     sha256: str
 
 
+def check_capability(precision: Precision | None, engine: EngineName, member: str) -> None:
+    """Refuse what an engine lacks on this processor, before a model is loaded.
+
+    Raises:
+        ConfigError: it lacks the precision.
+    """
+    if engine == "openvino" and precision is not None:
+        from cascade_serve.engine.openvino import check_precision
+
+        check_precision(precision, f"member {member!r}")
+
+
 def open_session(graph: "ModelProto", precision: Precision, engine: EngineName) -> MemberSession:
     """Load a graph into an engine, on the CPU.
 
