@@ -55,7 +55,7 @@ class CalibrationData:
     """What a member said about the calibration images.
 
     Attributes:
-        logits_NK: float32 [N, K], as ONNX Runtime computed them; may hold NaN.
+        logits_NK: float32 [N, K], as the engine on its card computed them; may hold NaN.
         labels_N: int64 [N], the true classes, in [0, K).
         sample_ids_N: int64 [N]; files with the same bytes have the same id.
     """

@@ -31,6 +31,7 @@ def add_member(addition: Addition, begin: Begin) -> Added:
         ZooError: a file, image, model or name is at fault, or the member does not fit its task.
         ConfigError: the options contradict each other, or the engine lacks the precision.
         MissingExtraError: a package is needed and absent.
+        MemberError: the engine fails on a run.
     """
     require_packages(addition)
     check_capability(addition.precision, addition.engine, addition.name)

@@ -88,7 +88,7 @@ def _change(
 ) -> _Changed:
     tool, quantisation, ids_N = None, None, np.empty(0, dtype=np.int64)
     graph = exported.graph
-    if precision == "fp16" != exported.precision:
+    if precision == "fp16" and exported.precision != "fp16":
         from model_zoo import half
 
         graph, tool = half.to_half(graph), half.TOOL
