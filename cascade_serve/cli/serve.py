@@ -74,14 +74,22 @@ def serve(  # noqa: PLR0917 - typer reads the options from the parameters
         Backend, typer.Option(help="What runs the members.", rich_help_panel=_ENGINE_PANEL)
     ] = Backend.ONNX,
     device: Annotated[Device, typer.Option(help="Where members run.", rich_help_panel=_ENGINE_PANEL)] = Device.CPU,
-    device_id: Annotated[
-        int, typer.Option(metavar="N", help="Which CUDA device.", min=0, rich_help_panel=_ENGINE_PANEL)
-    ] = 0,
+    device_ids: Annotated[
+        list[int],
+        typer.Option(
+            "--device-id",
+            metavar="N",
+            help="Which CUDA device. May be given again with torch, which then runs an engine on each.",
+            min=0,
+            rich_help_panel=_ENGINE_PANEL,
+        ),
+    ] = [0],  # noqa: B006 - typer's way to give a list's default; never changed
     workers: Annotated[
         int,
         typer.Option(
             metavar="N",
-            help="Batches that run at the same time in a process; 0 is one a core, shared out over the processes.",
+            help="Batches that run at the same time in a process; 0 is one a core, shared out over the processes, or"
+            " two a device with torch on CUDA.",
             show_default="one a core",
             rich_help_panel=_ENGINE_PANEL,
         ),
@@ -218,7 +226,7 @@ def serve(  # noqa: PLR0917 - typer reads the options from the parameters
             ),
             opening=OpeningConfig(
                 engine=EngineConfig(
-                    workers=workers or max(1, _num_cores() // max(1, processes)),
+                    workers=workers or _default_workers(engine, device, processes),
                     threads_per_worker=threads_per_worker,
                     max_batch_size=max_batch_size,
                     max_queue_delay_s=max_queue_delay_s,
@@ -226,7 +234,7 @@ def serve(  # noqa: PLR0917 - typer reads the options from the parameters
                 ),
                 backend=engine,
                 device=device,
-                device_id=device_id,
+                device_ids=tuple(device_ids),
                 allow_uncertified=allow_uncertified,
             ),
             metrics_port=metrics_port,
@@ -293,6 +301,13 @@ def _tls(certificate: Path | None, key: Path | None, authority: Path | None) -> 
     if certificate is None or key is None:
         raise ConfigError("tls: --tls-certificate and --tls-key must be given together")
     return TlsConfig(certificate=certificate, key=key, client_authority=authority)
+
+
+def _default_workers(engine: Backend, device: Device, processes: int) -> int:
+    if engine is Backend.TORCH and device is Device.CUDA:
+        # While one settles its batch, the other's runs.
+        return 2
+    return max(1, _num_cores() // max(1, processes))
 
 
 def _num_cores() -> int:

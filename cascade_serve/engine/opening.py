@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
+from importlib.util import find_spec
 from typing import assert_never
 
 from cascade_serve.bundle import Bundle
@@ -10,8 +11,8 @@ from cascade_serve.core.plan import Fingerprint, Plan
 from cascade_serve.engine import onnx, openvino
 from cascade_serve.engine.committee import CommitteeEngine
 from cascade_serve.engine.onnx import Device
-from cascade_serve.engine.protocol import EngineConfig, Observer, Runner
-from cascade_serve.errors import BundleError, ConfigError
+from cascade_serve.engine.protocol import Engine, EngineConfig, Observer, Runner
+from cascade_serve.errors import BundleError, ConfigError, MissingExtraError
 
 
 class Backend(StrEnum):
@@ -21,6 +22,8 @@ class Backend(StrEnum):
     """ONNX Runtime, on a CPU or a CUDA device."""
     OPENVINO = "openvino"
     """OpenVINO, on a CPU."""
+    TORCH = "torch"
+    """torch, on CUDA devices; on a CPU too, where it is slower than the others."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,7 +34,7 @@ class OpeningConfig:
         engine: bounds of each engine.
         backend: what runs the members.
         device: where.
-        device_id: which CUDA device.
+        device_ids: which CUDA devices, each once; several only with torch, which runs one engine on each.
         allow_uncertified: serve a plan that was calibrated on another engine or precision, with every answer flagged
             uncertified; otherwise it is refused.
     """
@@ -39,26 +42,60 @@ class OpeningConfig:
     engine: EngineConfig = field(default_factory=EngineConfig)
     backend: Backend = Backend.ONNX
     device: Device = Device.CPU
-    device_id: int = 0
+    device_ids: tuple[int, ...] = (0,)
     allow_uncertified: bool = False
 
+    def __post_init__(self) -> None:
+        if not self.device_ids or len(set(self.device_ids)) != len(self.device_ids):
+            raise ValueError(f"device_ids: got {self.device_ids}; must be at least one, each once")
+        if len(self.device_ids) > 1 and (self.backend is not Backend.TORCH or self.device is not Device.CUDA):
+            raise ValueError(f"device_ids: got {self.device_ids}; must be one, but for torch on cuda")
 
-def open_engine(bundle: Bundle, config: OpeningConfig, observer: Observer) -> CommitteeEngine:
+
+def open_engine(bundle: Bundle, config: OpeningConfig, observer: Observer) -> Engine:
     """Open an engine; it is not warm yet.
 
     Raises:
-        BundleError: a graph can't be loaded, or the plan was calibrated on something else.
+        BundleError: a member can't be loaded, or the plan was calibrated on something else.
         ConfigError: this installation can't serve on the device, or not in a member's precision.
     """
     actual = fingerprint(bundle.plan, config.backend)
     is_certified = _is_certified(bundle, actual, config.allow_uncertified)
+    runners: Sequence[Runner]
+    match config.backend:
+        case Backend.ONNX:
+            runners = onnx.make_runners(bundle, config.engine, config.device, config.device_ids[0])
+        case Backend.OPENVINO:
+            if config.device is not Device.CPU:
+                raise ConfigError(f"device: got {config.device.value!r}; the openvino engine runs on 'cpu' alone")
+            runners = openvino.make_openvino_runners(bundle, config.engine)
+        case Backend.TORCH:
+            return _open_torch(bundle, config, observer, actual, is_certified=is_certified)
+        case _:
+            assert_never(config.backend)
     return CommitteeEngine(
         bundle.plan,
-        _make_runners(bundle, config),
+        runners,
         config=config.engine,
         fingerprint=actual,
         observer=observer,
         is_certified=is_certified,
+    )
+
+
+def _open_torch(
+    bundle: Bundle, config: OpeningConfig, observer: Observer, actual: Fingerprint, *, is_certified: bool
+) -> Engine:
+    if config.device not in (Device.CPU, Device.CUDA):
+        raise ConfigError(f"device: got {config.device.value!r}; the torch engine runs on 'cuda' and 'cpu'")
+    if find_spec("torch") is None:
+        raise MissingExtraError("torch", "torch")
+    # Imported here alone: serving on anything else needs no torch, and starts without its seconds.
+    from cascade_serve.engine.cuda.opening import open_torch_engine
+
+    devices = ["cpu"] if config.device is Device.CPU else [f"cuda:{index}" for index in config.device_ids]
+    return open_torch_engine(
+        bundle, config.engine, observer, devices=devices, fingerprint=actual, is_certified=is_certified
     )
 
 
@@ -69,20 +106,11 @@ def fingerprint(plan: Plan, backend: Backend) -> Fingerprint:
             return onnx.fingerprint(plan)
         case Backend.OPENVINO:
             return openvino.fingerprint(plan)
+        case Backend.TORCH:
+            precisions = {member.precision for member in plan.members}
+            return Fingerprint(engine="torch", precision="+".join(sorted(precisions)))
         case _:
             assert_never(backend)
-
-
-def _make_runners(bundle: Bundle, config: OpeningConfig) -> Sequence[Runner]:
-    match config.backend:
-        case Backend.ONNX:
-            return onnx.make_runners(bundle, config.engine, config.device, config.device_id)
-        case Backend.OPENVINO:
-            if config.device is not Device.CPU:
-                raise ConfigError(f"device: got {config.device.value!r}; the openvino engine runs on 'cpu' alone")
-            return openvino.make_openvino_runners(bundle, config.engine)
-        case _:
-            assert_never(config.backend)
 
 
 def _is_certified(bundle: Bundle, actual: Fingerprint, allow_uncertified: bool) -> bool:

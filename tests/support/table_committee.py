@@ -4,7 +4,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
@@ -16,6 +16,9 @@ from cascade_serve.core.request import Reply
 from cascade_serve.engine.committee import CommitteeEngine
 from cascade_serve.engine.protocol import EngineConfig
 from cascade_serve.errors import MemberError
+
+if TYPE_CHECKING:
+    from cascade_serve.engine.cuda.engine import DeviceEngine
 
 CLASSES = 3
 FLOPS = (100, 250, 700)
@@ -98,9 +101,9 @@ class Watcher:
 
 @dataclass
 class Bench:
-    """An engine, and what stands around it."""
+    """An engine, and what stands around it; without runners where it has none."""
 
-    engine: CommitteeEngine
+    engine: "CommitteeEngine | DeviceEngine"
     runners: list[TableRunner]
     watcher: Watcher
     plan: Plan

@@ -52,12 +52,12 @@ def make_table_step(
 
 
 def make_torch_bench(
+    device: str,
     plan: Plan | None = None,
     *,
     table: FloatArray | None = None,
     before_run: Hook | None = None,
     clock: Callable[[], float] = time.monotonic,
-    device: str = "cpu",
     **config: float,
 ) -> Bench:
     """As ``make_table_bench``; on CUDA the graphs are captured here."""

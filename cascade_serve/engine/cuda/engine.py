@@ -230,7 +230,8 @@ class DeviceEngine:
                 alarm = ticket.set_alarm()
             timeout_s = min(ticket.due_s - now_s, threading.TIMEOUT_MAX)
             # Without the engine's lock, for which all that wake together would queue.
-            if alarm.acquire(timeout=max(0.0, timeout_s)) and ticket.is_closed:
+            alarm.acquire(timeout=max(0.0, timeout_s))
+            if ticket.slept_to_the_end:
                 return
 
     def collect(self, ticket: RowTicket) -> Reply:

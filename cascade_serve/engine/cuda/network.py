@@ -17,7 +17,6 @@ from model_zoo.errors import ExportError, ZooError
 from model_zoo.served import ServedModule, load_served
 from model_zoo.store import CARD_FILE
 
-ENGINE_NAME = "torch"
 DTYPES: Mapping[str, torch.dtype] = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 """The precisions that torch runs: of the weights, and of all that lies between the preamble and the logits."""
 _COMPARED_IMAGES = 2

@@ -5,23 +5,24 @@ from collections.abc import Sequence
 import torch
 
 from cascade_serve.bundle import Bundle
-from cascade_serve.core.plan import Fingerprint, Plan
+from cascade_serve.core.plan import Fingerprint
 from cascade_serve.engine.cuda.engine import DeviceEngine
 from cascade_serve.engine.cuda.fleet import EngineFleet
 from cascade_serve.engine.cuda.graphs import CudaExecutor
 from cascade_serve.engine.cuda.lane import EagerExecutor, Executor
-from cascade_serve.engine.cuda.network import ENGINE_NAME, find_device, load_network
+from cascade_serve.engine.cuda.network import find_device, load_network
 from cascade_serve.engine.cuda.step import DeviceSlab, Member, Step
 from cascade_serve.engine.protocol import Engine, EngineConfig, Observer
 
 
-def fingerprint(plan: Plan) -> Fingerprint:
-    """Say what this engine computes a plan's answers with."""
-    return Fingerprint(engine=ENGINE_NAME, precision="+".join(sorted({member.precision for member in plan.members})))
-
-
 def open_torch_engine(
-    bundle: Bundle, config: EngineConfig, observer: Observer, *, devices: Sequence[str], is_certified: bool
+    bundle: Bundle,
+    config: EngineConfig,
+    observer: Observer,
+    *,
+    devices: Sequence[str],
+    fingerprint: Fingerprint,
+    is_certified: bool,
 ) -> Engine:
     """Open a torch engine on each device; it is not warm yet.
 
@@ -30,6 +31,7 @@ def open_torch_engine(
         config: bounds of each engine; a worker is a lane, on CUDA a stream.
         observer: watches all of them.
         devices: such as ``cpu``, or ``cuda:0`` and ``cuda:1``; at least one, each once.
+        fingerprint: what computes the answers.
         is_certified: False marks every answer as uncertified.
 
     Raises:
@@ -46,7 +48,7 @@ def open_torch_engine(
                     bundle.plan,
                     make_executor(step, config, device),
                     config=config,
-                    fingerprint=fingerprint(bundle.plan),
+                    fingerprint=fingerprint,
                     observer=observer,
                     is_certified=is_certified,
                 )
@@ -71,4 +73,6 @@ def make_executor(step: Step, config: EngineConfig, device: torch.device) -> Exe
     """Give rows on a device the lanes that fit it: graphs on CUDA, plain calls on a CPU."""
     if device.type == "cuda":
         return CudaExecutor(step, config.workers, config.batch_buckets, device)
+    # For the process: torch has no such bound for a thread.
+    torch.set_num_threads(config.threads_per_worker)
     return EagerExecutor(step, config.workers, config.batch_buckets)

@@ -1,16 +1,17 @@
 """Engines that are closed after the test."""
 
 from collections.abc import Iterator
+from functools import partial
 
 import pytest
 from table_committee import Bench, MakeBench, make_table_bench
 
 
-def make_closing(make_bench: MakeBench, *args: object, **kwargs: object) -> Iterator[MakeBench]:
+def make_closing(make_bench: MakeBench) -> Iterator[MakeBench]:
     benches: list[Bench] = []
 
-    def make(*more: object, **options: object) -> Bench:
-        benches.append(make_bench(*args, *more, **kwargs, **options))  # type: ignore[arg-type]
+    def make(*args: object, **kwargs: object) -> Bench:
+        benches.append(make_bench(*args, **kwargs))  # type: ignore[arg-type]
         return benches[-1]
 
     yield make
@@ -45,4 +46,4 @@ def make_pure_bench(request: pytest.FixtureRequest) -> Iterator[MakeBench]:
 def make_torch(device: str) -> Iterator[MakeBench]:
     from torch_committee import make_torch_bench
 
-    yield from make_closing(make_torch_bench, device=device)
+    yield from make_closing(partial(make_torch_bench, device))

@@ -25,7 +25,7 @@ CONFIG = ServeConfig(
         max_connection_age_s=2.5,
         tls=TlsConfig(certificate=Path("a.pem"), key=Path("b.pem")),
     ),
-    opening=OpeningConfig(engine=EngineConfig(workers=3, max_queue_delay_s=0.25), device=Device.CUDA, device_id=1),
+    opening=OpeningConfig(engine=EngineConfig(workers=3, max_queue_delay_s=0.25), device=Device.CUDA, device_ids=(1,)),
     processes=4,
     drain_timeout_s=0.1,
 )
