@@ -8,6 +8,9 @@ _TUNING = {
     "RAY_SERVE_ENABLE_HA_PROXY": "1",
     "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1",
     "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_AUTH_MODE": "disabled",
+    # Its workers would stand back behind every other process of the machine.
+    "RAY_worker_niceness": "0",
 }
 
 
@@ -25,5 +28,7 @@ class RayServe:
     def start(self, assignment: Assignment) -> Server:
         """Start a Ray of its own with the application."""
         port = free_port()
+        names = ("RAY_SERVE_HAPROXY_STATS_PORT", "RAY_SERVE_HAPROXY_METRICS_PORT")
+        ports = {name: str(free_port()) for name in names}
         command = [python_of("ray"), INSIDE / "ray_app.py"]
-        return launch(assignment.folder, command, {**assignment.settings(port), **_TUNING}, port)
+        return launch(assignment.folder, command, {**assignment.settings(port), **_TUNING, **ports}, port)

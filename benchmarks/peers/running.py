@@ -17,7 +17,7 @@ from benchmarks.peers.peer import HERE, Assignment, Compute, Peer, Server, num_c
 from benchmarks.peers.wire import make_wire
 from benchmarks.peers.work import CASCADE, THRESHOLD, Work
 
-_READY_S = 120.0
+_READY_S = 180.0
 _PROBE_S = 2.0
 _POLL_S = 0.2
 _GENERATOR_S = 60.0

@@ -2,6 +2,7 @@
 # Shapes: B images of a request, K classes, HWC image.
 
 import signal
+import socket
 import threading
 from typing import Any
 
@@ -63,12 +64,20 @@ def build(settings: Settings) -> Any:
     return CascadeDeployment.options(**options).bind(*members, settings)
 
 
+def _free_port() -> int:
+    """HTTP is not used, but HAProxy wants a port for it."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
 def main() -> None:
     """Serve until SIGTERM."""
     settings = read_settings()
     ray.init(num_cpus=settings.workers, include_dashboard=False, log_to_driver=False)
     serve.start(
-        http_options=HTTPOptions(host="127.0.0.1", port=0),
+        http_options=HTTPOptions(host="127.0.0.1", port=_free_port()),
         grpc_options=gRPCOptions(port=settings.port, grpc_servicer_functions=["ray_service.add_to_server"]),
     )
     serve.run(build(settings), name="default", route_prefix="/")
