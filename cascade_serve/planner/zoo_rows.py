@@ -15,8 +15,8 @@ from cascade_serve.core.combine import is_usable
 from cascade_serve.core.plan import Member, Task
 from cascade_serve.errors import ConfigError
 from model_zoo.store import (
+    CALIBRATION_FILE,
     CARD_FILE,
-    GRAPH_FILE,
     CalibrationData,
     ZooMember,
     check_task,
@@ -165,8 +165,9 @@ def _check_sizes(rows: ZooRows) -> None:
 
 
 def plan_member(member: ZooMember, temperature: float) -> Member:
-    """Say what a plan says of a zoo's member; of its files, the graph (with its data, if apart) and the card."""
-    files = {name: sha256 for name, sha256 in member.card.files.items() if name.startswith(GRAPH_FILE)}
+    """Say what a plan says of a zoo's member; of its files, all but the calibration rows."""
+    # The graph, with its data if apart, for one engine; the weights, where it has some, for another.
+    files = {name: sha256 for name, sha256 in member.card.files.items() if name != CALIBRATION_FILE}
     files[CARD_FILE] = sha256_file(member.path / CARD_FILE)
     return Member(
         name=member.name,
