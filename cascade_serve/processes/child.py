@@ -9,14 +9,16 @@ import socket
 import sys
 import threading
 from collections.abc import Iterator, Mapping
+from concurrent.futures import wait
 from queue import SimpleQueue
 from types import FrameType
 
-from cascade_serve.errors import CascadeError
+from cascade_serve.errors import CascadeError, UnavailableError
 from cascade_serve.processes import messages
 from cascade_serve.processes.channel import Body, Channel, receive
 from cascade_serve.processes.house import View, combine, pack_index
 from cascade_serve.processes.messages import Change, Memory, Settings
+from cascade_serve.processes.relay import Relay
 from cascade_serve.processes.sums import pack_scrape, read_scrape
 from cascade_serve.repository import BundleRepository, IndexEntry, ServedBundle
 from cascade_serve.rpc.ports import Repository
@@ -25,6 +27,9 @@ from cascade_serve.rpc.tally import Tally
 from cascade_serve.serving import FrontEnd
 
 _log = logging.getLogger(__name__)
+
+_CHANGE_POLL_S = 0.5
+_STATE_S = 5.0
 
 
 class SharedRepository:
@@ -76,6 +81,8 @@ class Branch:
         self._events = events
         self._is_stopping = False
         self._channel = Channel(wire, peer="the parent process")
+        self._states = Relay(self._channel, messages.STATE, self._state)
+        self._has_seen = threading.Event()
         self.front_end = FrontEnd(settings.config, house=self)
 
     def start(self) -> None:
@@ -97,16 +104,14 @@ class Branch:
             self.front_end.start()
         else:
             self._resume(self._settings.memory)
-        self.noted()
+        threading.Thread(target=self._tell_watchers, name="health", daemon=True).start()
+        self._tell_parent()
         self._channel.tell(messages.UP)
 
     def run(self) -> None:
         """Do what the main thread has to, until the process shall stop."""
-        while (event := self._events.get()) != messages.LEAVING:
-            if event == messages.VIEW:
-                self.front_end.refresh_health()
-            else:
-                threading.Thread(target=self.front_end.repository.refresh, name="refresh", daemon=True).start()
+        while self._events.get() != messages.LEAVING:
+            threading.Thread(target=self.front_end.repository.refresh, name="refresh", daemon=True).start()
         _log.info("stopping: %d requests in flight", self.front_end.server.in_flight)
 
     def fail(self, error: CascadeError) -> None:
@@ -130,8 +135,7 @@ class Branch:
 
     def noted(self) -> None:
         """Tell the others what this process serves; see :class:`~cascade_serve.serving.House`."""
-        own = self.front_end.repository
-        self._channel.tell(messages.STATE, {"is_ready": own.is_ready, "index": pack_index(own.index())})
+        self._states.renew()
 
     def statistics(self) -> Mapping[str, Tally]:
         """Give the statistics of all; see :class:`~cascade_serve.rpc.ports.Siblings`."""
@@ -153,15 +157,36 @@ class Branch:
         return regions.status(name)
 
     def change(self, change: Change) -> None:
-        """Change something in all processes, this one among them, and wait until that is done."""
-        self._channel.call(messages.CHANGE, change.pack()).result()
+        """Change something in all processes, this one among them, and wait until that is done.
+
+        Raises:
+            CascadeError: what a process failed for.
+            UnavailableError: this process stops.
+        """
+        answer = self._channel.call(messages.CHANGE, change.pack())
+        while not wait([answer], _CHANGE_POLL_S).done:
+            if self._is_stopping:
+                # Another process may take minutes for it, and this one's drain would wait for the caller.
+                raise UnavailableError("the server is draining; the change may still be made")
+        answer.result()
+
+    def _state(self) -> Body:
+        own = self.front_end.repository
+        return {"is_ready": own.is_ready, "index": pack_index(own.index())}
+
+    def _tell_parent(self) -> None:
+        """Wait until the parent knows what this process serves now."""
+        wait([self._states.renew()], _STATE_S)
 
     def _see(self, body: Body) -> None:
-        view = View.unpack(body)
-        if view.number > self.view.number:
-            self.view = view
-            # Watchers of the health service are told by the main thread, which may wait for them.
-            self._events.put(messages.VIEW)
+        self.view = View.unpack(body)
+        self._has_seen.set()
+
+    def _tell_watchers(self) -> None:
+        """Let those who watch the health service know; a thread of its own, as one that reads slowly holds it up."""
+        while self._has_seen.wait():
+            self._has_seen.clear()
+            self.front_end.refresh_health()
 
     def _refresh(self, _: Body) -> None:
         self._events.put(messages.REFRESH)
@@ -173,7 +198,10 @@ class Branch:
         }
 
     def _change(self, body: Body) -> None:
-        self._apply(Change.unpack(body))
+        try:
+            self._apply(Change.unpack(body))
+        finally:
+            self._tell_parent()
 
     def _apply(self, change: Change) -> None:
         own, regions = self.front_end.repository, self.front_end.server.regions
@@ -199,6 +227,7 @@ class Branch:
                 self._apply(change)
             except CascadeError as error:
                 _log.error("%s %s: %s", change.verb, change.name, error)
+        self._tell_parent()
 
     def _resume(self, memory: Memory) -> None:
         """Load first, and listen then: the others answer meanwhile, and no client shall meet a process that loads."""

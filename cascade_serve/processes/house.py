@@ -86,24 +86,18 @@ class View:
     """What one process knows of the others.
 
     Attributes:
-        number: grows with every change; an older view never replaces a newer one.
         is_ready: every process has come up once, and those that there are answer.
         others: the index of each other process.
     """
 
-    number: int = -1
     is_ready: bool = False
     others: tuple[tuple[IndexEntry, ...], ...] = ()
 
     def pack(self) -> Body:
         """Make JSON of it."""
-        return {"number": self.number, "is_ready": self.is_ready, "others": [pack_index(one) for one in self.others]}
+        return {"is_ready": self.is_ready, "others": [pack_index(one) for one in self.others]}
 
     @classmethod
     def unpack(cls, body: Body) -> "View":
         """Read what :meth:`pack` wrote."""
-        return cls(
-            number=body["number"],
-            is_ready=body["is_ready"],
-            others=tuple(unpack_index(one) for one in body["others"]),
-        )
+        return cls(is_ready=body["is_ready"], others=tuple(unpack_index(one) for one in body["others"]))

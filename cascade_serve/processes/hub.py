@@ -4,13 +4,14 @@ import logging
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, wait
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from cascade_serve.errors import CascadeError, NotFoundError, UnavailableError
 from cascade_serve.processes import messages
 from cascade_serve.processes.channel import Body, Channel, revive
 from cascade_serve.processes.house import View, served_versions, unpack_index
 from cascade_serve.processes.messages import Change, Memory
+from cascade_serve.processes.relay import Relay
 from cascade_serve.processes.sums import Scrape, scrape_ledger, tally_ledger, unpack_scrape
 from cascade_serve.repository import IndexEntry
 from cascade_serve.rpc.shared_memory import RegionSpec
@@ -30,6 +31,7 @@ class Member:
         number: never used again.
         channel: the wire to it.
         memory: what it was told at its start; None at the server's.
+        views: tell it what the others serve.
         is_up: it has loaded everything, and answers.
         is_leaving: it drains; the others speak without it.
         is_ready: what it says of itself.
@@ -40,6 +42,7 @@ class Member:
     number: int
     channel: Channel
     memory: Memory | None
+    views: Relay = field(init=False)
     is_up: bool = False
     is_leaving: bool = False
     is_ready: bool = False
@@ -61,7 +64,6 @@ class Hub:
         self._counting = threading.Lock()
         self._members: dict[int, Member] = {}
         self._num_joined = 0
-        self._num_views = 0
         self._is_complete = False
         self._versions: dict[str, int] = {}
         self._unloaded: set[str] = set()
@@ -89,6 +91,7 @@ class Hub:
         """
         with self._lock:
             member = Member(self._num_joined, channel, memory)
+            member.views = Relay(channel, messages.VIEW, lambda: self._view(member).pack())
             self._num_joined += 1
             self._members[member.number] = member
 
@@ -216,29 +219,26 @@ class Hub:
     def _present(self) -> list[Member]:
         return [member for member in self._all() if member.is_up and not member.is_leaving]
 
-    def _broadcast(self) -> "list[Future[Body]]":
+    def _broadcast(self) -> "list[Future[None]]":
         with self._lock:
-            self._num_views += 1
-            # At the server's start every process speaks; later, one that starts anew is silent until it answers.
-            speaking = [
-                member
-                for member in self._members.values()
-                if not member.is_leaving and (member.is_up or not self._is_complete)
-            ]
-            self._remember(speaking)
-            is_ready = self._is_complete and all(member.is_ready for member in speaking)
-            views = [
-                (
-                    member.channel,
-                    View(
-                        number=self._num_views,
-                        is_ready=is_ready,
-                        others=tuple(other.index for other in speaking if other is not member),
-                    ),
-                )
-                for member in self._members.values()
-            ]
-        return [channel.call(messages.VIEW, view.pack()) for channel, view in views]
+            self._remember(self._speaking())
+        return [member.views.renew() for member in self._all()]
+
+    def _speaking(self) -> list[Member]:
+        """At the server's start every process speaks; later, one that starts anew is silent until it answers."""
+        return [
+            member
+            for member in self._members.values()
+            if not member.is_leaving and (member.is_up or not self._is_complete)
+        ]
+
+    def _view(self, member: Member) -> View:
+        with self._lock:
+            speaking = self._speaking()
+            return View(
+                is_ready=self._is_complete and all(one.is_ready for one in speaking),
+                others=tuple(other.index for other in speaking if other is not member),
+            )
 
     def _remember(self, speaking: Sequence[Member]) -> None:
         """Keep what is served in mind, also when nobody is left who could say it."""
@@ -256,6 +256,8 @@ class Hub:
                 raise UnavailableError("the server is starting; try again")
             if change.verb == "register" and errors:
                 self._undo(change, [member for member, future in asked if future.exception() is None])
+            # Whichever process is asked next knows of it.
+            self.announce()
             self._note(change, errors, all_failed=len(errors) == len(asked))
 
     def _undo(self, change: Change, members: Sequence[Member]) -> None:

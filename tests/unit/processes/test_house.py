@@ -61,6 +61,6 @@ def test_what_answers_is_the_ready_version() -> None:
 
 
 def test_views_and_indexes_come_back_as_they_went() -> None:
-    view = View(number=3, is_ready=True, others=(index("a1R a2L"), ()))
+    view = View(is_ready=True, others=(index("a1R a2L"), ()))
     assert View.unpack(view.pack()) == view
     assert unpack_index(pack_index(index("a1R a2U b3X"))) == index("a1R a2U b3X")
