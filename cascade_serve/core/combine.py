@@ -30,13 +30,17 @@ class Combine(StrEnum):
 
 def softmax(logits_BK: FloatArray) -> FloatArray:
     """Turn float32 logits [B, K] into probabilities [B, K]; a row with a NaN or +inf gives NaN."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        return _softmax(logits_BK)
+
+
+def _softmax(logits_BK: FloatArray) -> FloatArray:
     # One memory layout: numpy adds up the rows of a transposed array in another order, which rounds differently.
     rows_BK = np.ascontiguousarray(logits_BK)
-    with np.errstate(over="ignore", invalid="ignore"):
-        # The reductions of numpy's methods, without the Python around them, which takes longer on a few rows.
-        shifted_BK: FloatArray = rows_BK - np.maximum.reduce(rows_BK, axis=1, keepdims=True)
-        np.exp(shifted_BK, out=shifted_BK)
-        shifted_BK /= np.add.reduce(shifted_BK, axis=1, keepdims=True)
+    # The reductions of numpy's methods, without the Python around them, which takes longer on a few rows.
+    shifted_BK: FloatArray = rows_BK - np.maximum.reduce(rows_BK, axis=1, keepdims=True)
+    np.exp(shifted_BK, out=shifted_BK)
+    shifted_BK /= np.add.reduce(shifted_BK, axis=1, keepdims=True)
     return shifted_BK
 
 
@@ -60,9 +64,9 @@ def member_score(rule: Combine, logits_BK: FloatArray, temperature: float) -> Fl
     Returns:
         float32 [B, K]: scaled logits for ``MEAN_LOGITS``, probabilities otherwise. A new array.
     """
-    with np.errstate(over="ignore"):
+    with np.errstate(over="ignore", invalid="ignore"):
         scaled_BK: FloatArray = logits_BK / np.float32(temperature)
-    return scaled_BK if rule is Combine.MEAN_LOGITS else softmax(scaled_BK)
+        return scaled_BK if rule is Combine.MEAN_LOGITS else _softmax(scaled_BK)
 
 
 def include(

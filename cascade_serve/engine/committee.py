@@ -8,15 +8,15 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import lru_cache, partial
+from functools import lru_cache
 from itertools import compress
 
 import numpy as np
 
-from cascade_serve.core.arrays import Float64Array, ImageArray
+from cascade_serve.core.arrays import CodeArray, Float64Array, ImageArray
 from cascade_serve.core.plan import Fingerprint, Plan
-from cascade_serve.core.request import ExitReason, Reply, Request
-from cascade_serve.core.route import make_route
+from cascade_serve.core.request import ExitReason, Reply, Request, Terms
+from cascade_serve.core.route import Route, make_route
 from cascade_serve.engine.batch_run import run_batch
 from cascade_serve.engine.gating import gate
 from cascade_serve.engine.protocol import EngineConfig, MemberStatistics, Observer, Runner
@@ -26,6 +26,9 @@ from cascade_serve.engine.ticket import RowTicket
 from cascade_serve.errors import AbandonedError, InvalidRequestError, LateError, UnavailableError
 
 _log = logging.getLogger(__name__)
+
+_LIGHT_BYTES = 1 << 15
+"""Images up to this are copied under the lock, which takes less time than to take the lock twice."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +76,7 @@ class CommitteeEngine:
         self._clock = clock
         self._runners = tuple(runners)
         # Callers repeat themselves; what they may make up is bounded.
-        self._route = lru_cache(maxsize=1024)(partial(make_route, plan))
+        self._way = lru_cache(maxsize=1024)(self._make_way)
         self._slab = Slab(plan, config.max_queue_rows)
         self._assistants = ThreadPoolExecutor(max(1, config.workers - 1), thread_name_prefix="cascade-assistant")
         self._lock = threading.Lock()
@@ -130,22 +133,31 @@ class CommitteeEngine:
 
     def admit(self, request: Request) -> RowTicket:
         """Check a request, copy its images into the slab and queue its rows; see the protocol."""
-        route = self._route(request.terms)
+        route, blank_X = self._way(request.terms)
         self._check_images(request.images_BHWC)
         now_s = self._clock()
         if request.deadline_s is not None and request.deadline_s <= now_s:
             raise LateError(f"the deadline passed {now_s - request.deadline_s:.3f} s before admission")
+        is_light = request.images_BHWC.nbytes <= _LIGHT_BYTES
         with self._lock:
             if self._is_stopping:
                 raise UnavailableError("this version is stopping and takes no new requests")
             slots = self._scheduler.reserve(len(request.images_BHWC))
             ticket = RowTicket(self, request=request, route=route, slots=slots, admitted_s=now_s)
             self._tickets.add(ticket)
-        self._slab.fill(rows_of(slots), request, route)
-        with self._lock:
-            if not ticket.is_closed:
+            if is_light:
+                self._slab.fill(rows_of(slots), request, blank_X)
                 self._scheduler.enqueue(ticket)
+        if not is_light:
+            self._slab.fill(rows_of(slots), request, blank_X)
+            with self._lock:
+                if not ticket.is_closed:
+                    self._scheduler.enqueue(ticket)
         return ticket
+
+    def _make_way(self, terms: Terms) -> tuple[Route, CodeArray]:
+        route = make_route(self.plan, terms)
+        return route, self._slab.blank(route, terms.on_deadline)
 
     def _check_images(self, images_BHWC: ImageArray) -> None:
         if images_BHWC.dtype != np.uint8:
@@ -268,15 +280,15 @@ class CommitteeEngine:
         """Read the answers of a ticket that was closed without an error."""
         slab, rows = self._slab, rows_of(ticket.slots)
         # Copies, as the slots are given back while the reply is still being written.
-        probabilities_BK = np.array(slab.probabilities_RK[rows])
-        reason_B = np.array(slab.exit_reason_R[rows])
+        probabilities_BK = slab.probabilities_RK[rows].copy()
+        reason_B = slab.exit_reason_R[rows].copy()
         reply = Reply(
             probabilities_BK=probabilities_BK,
             label_B=probabilities_BK.argmax(axis=1),
-            confidence_B=np.array(slab.confidence_R[rows]),
-            exit_stage_B=np.array(slab.exit_stage_R[rows]),
+            confidence_B=slab.confidence_R[rows].copy(),
+            exit_stage_B=slab.exit_stage_R[rows].copy(),
             exit_reason_B=reason_B,
-            flops_B=np.array(slab.answer_flops_R[rows]),
+            flops_B=slab.answer_flops_R[rows].copy(),
             policy=ticket.route.policy,
             certified=self._is_certified
             and ticket.route.is_certified

@@ -15,6 +15,7 @@ from cascade_serve.engine.slab import Answers, Rows, Slab
 
 _CONFIDENT = np.uint8(ExitReason.CONFIDENT)
 _DEADLINE = np.uint8(ExitReason.DEADLINE)
+_NAN = np.float32(np.nan)
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +47,7 @@ def score_logits(plan: Plan, member: int, logits_BK: FloatArray) -> tuple[FloatA
         its scores, float32 [B, K], and which rows of them are usable, bool [B].
     """
     usable_B = is_usable(logits_BK)
-    if not usable_B.all():
+    if not np.logical_and.reduce(usable_B):
         logits_BK = np.where(usable_B[:, None], logits_BK, np.float32(0))
     return member_score(plan.combine, logits_BK, plan.members[member].temperature), usable_B
 
@@ -66,19 +67,23 @@ def gate(plan: Plan, slab: Slab, rows: Rows, stage: int, *, now_s: float, stage_
         the verdicts.
     """
     answer_BK, answer_B = _running_answer(plan, slab, rows, stage + 1)
+    has_answer_B = answer_B == answer_B  # noqa: PLR0124 - NaN alone differs from itself
     spoke_B = slab.usable_RS[rows, stage]
-    confidence_B = answer_B if spoke_B.all() else np.where(spoke_B, answer_B, np.float32(np.nan))
+    confidence_B = answer_B if np.logical_and.reduce(spoke_B) else np.where(spoke_B, answer_B, _NAN)
     confident_B = should_exit(confidence_B, slab.threshold_RS[rows, stage])
     is_last_B = slab.last_stage_R[rows] == stage
-    late_B = _is_late(slab, rows, stage, now_s, stage_s_M)
-    has_answer_B = ~np.isnan(answer_B)
-    forced_B = np.where(is_last_B, slab.last_reason_R[rows], _DEADLINE)
-    reason_B = np.where(confident_B, _CONFIDENT, forced_B)
+    leaves_B, forced_B = confident_B | is_last_B, slab.last_reason_R[rows]
+    early_B = slab.answers_early_R[rows]
+    if np.logical_or.reduce(early_B):
+        leaves_B |= early_B & _is_late(slab, rows, stage, now_s, stage_s_M)
+        forced_B = np.where(is_last_B, forced_B, _DEADLINE)
     return Verdicts(
         confidence_B=confidence_B,
-        exits_B=(confident_B | is_last_B | late_B) & has_answer_B,
+        exits_B=leaves_B & has_answer_B,
         fails_B=is_last_B & ~has_answer_B,
-        answers=Answers(answer_BK, answer_B, np.full(len(answer_B), stage), reason_B),
+        answers=Answers(
+            answer_BK, answer_B, np.full(len(answer_B), stage), np.where(confident_B, _CONFIDENT, forced_B)
+        ),
     )
 
 
@@ -107,11 +112,8 @@ def _running_answer(plan: Plan, slab: Slab, rows: Rows, num_stages: int) -> tupl
 
 
 def _is_late(slab: Slab, rows: Rows, stage: int, now_s: float, stage_s_M: Float64Array) -> BoolArray:
-    """Tell which rows that would rather have an early answer would not finish their next stage in time."""
-    early_B = slab.answers_early_R[rows]
-    if not early_B.any():
-        return early_B
+    """Tell which rows would not finish their next stage in time."""
     next_stage = min(stage + 1, slab.member_RS.shape[1] - 1)
     end_s_B = now_s + stage_s_M[slab.member_RS[rows, next_stage]]
-    late_B: BoolArray = early_B & (end_s_B > slab.deadline_s_R[rows])
+    late_B: BoolArray = end_s_B > slab.deadline_s_R[rows]
     return late_B

@@ -1,5 +1,5 @@
 """The slab: one slot a row, holding its image, its terms, what the members said, and its answer."""
-# Shapes: R slots, B rows of a batch or request, S stages of the longest policy, K classes, HWC image.
+# Shapes: R slots, B rows of a batch or request, S stages of the longest policy, K classes, X bytes, HWC image.
 
 from dataclasses import dataclass
 
@@ -41,6 +41,25 @@ class Answers:
         )
 
 
+def _record(stages: int) -> np.dtype[np.void]:
+    """Lay out what a row is written with at once: a column at a time would take ten times as long."""
+    return np.dtype(
+        [
+            ("deadline_s", np.float64),
+            ("last_stage", np.int64),
+            ("spent_flops", np.int64),
+            ("flops", np.int64, (stages,)),
+            ("member", np.int64, (stages,)),
+            ("threshold", np.float32, (stages,)),
+            ("usable", np.bool_, (stages,)),
+            ("ran", np.bool_, (stages,)),
+            ("last_reason", np.uint8),
+            ("answers_early", np.bool_),
+        ],
+        align=True,
+    )
+
+
 class Slab:
     """Arrays over slots. Stages refer to rows by slot, so an image is copied once, at admission.
 
@@ -56,20 +75,23 @@ class Slab:
     def __init__(self, plan: Plan, num_slots: int) -> None:
         stages = max(len(policy.stages) for policy in plan.policies.values())
         classes = len(plan.task.classes)
-        # The row, and the terms it came with.
         self.images_RHWC: ImageArray = np.zeros((num_slots, *plan.task.image_shape), dtype=np.uint8)
-        self.threshold_RS: FloatArray = np.zeros((num_slots, stages), dtype=np.float32)
-        self.flops_RS: IntArray = np.zeros((num_slots, stages), dtype=np.int64)
-        self.member_RS: IntArray = np.zeros((num_slots, stages), dtype=np.int64)
-        self.last_stage_R: IntArray = np.zeros(num_slots, dtype=np.int64)
-        self.last_reason_R: CodeArray = np.zeros(num_slots, dtype=np.uint8)
-        self.deadline_s_R: Float64Array = np.zeros(num_slots, dtype=np.float64)
-        self.answers_early_R: BoolArray = np.zeros(num_slots, dtype=np.bool_)
+        self._records_R = np.zeros(num_slots, dtype=_record(stages))
+        self._bytes_RX: CodeArray = self._records_R.view(np.uint8).reshape(num_slots, -1)
+        # Columns of the records. The terms that the row came with:
+        self.threshold_RS: FloatArray = self._records_R["threshold"]
+        self.flops_RS: IntArray = self._records_R["flops"]
+        self.member_RS: IntArray = self._records_R["member"]
+        self.last_stage_R: IntArray = self._records_R["last_stage"]
+        self.last_reason_R: CodeArray = self._records_R["last_reason"]
+        self.deadline_s_R: Float64Array = self._records_R["deadline_s"]
+        self.answers_early_R: BoolArray = self._records_R["answers_early"]
+        # What has happened to it so far:
+        self.ran_RS: BoolArray = self._records_R["ran"]
+        self.usable_RS: BoolArray = self._records_R["usable"]
+        self.spent_flops_R: IntArray = self._records_R["spent_flops"]
         # What the members said so far.
         self.score_RSK: FloatArray = np.zeros((num_slots, stages, classes), dtype=np.float32)
-        self.ran_RS: BoolArray = np.zeros((num_slots, stages), dtype=np.bool_)
-        self.spent_flops_R: IntArray = np.zeros(num_slots, dtype=np.int64)
-        self.usable_RS: BoolArray = np.zeros((num_slots, stages), dtype=np.bool_)
         # The answer.
         self.probabilities_RK: FloatArray = np.zeros((num_slots, classes), dtype=np.float32)
         self.confidence_R: FloatArray = np.zeros(num_slots, dtype=np.float32)
@@ -100,20 +122,29 @@ class Slab:
         """Free slots; call under the engine's lock. A run given back whole is handed out as a run again."""
         self._free.extend(reversed(slots))
 
-    def fill(self, rows: Rows, request: Request, route: Route) -> None:
-        """Write a request's rows into its slots."""
+    def blank(self, route: Route, on_deadline: OnDeadline) -> CodeArray:
+        """Make the record of a row that has just come in and has no deadline.
+
+        Returns:
+            its bytes, uint8 [X]: the same for all rows on the same terms.
+        """
+        record = np.zeros(1, dtype=self._records_R.dtype)
         stages = slice(0, len(route.members))
+        record["threshold"][:, stages] = route.thresholds
+        record["flops"][:, stages] = route.flops
+        record["member"][:, stages] = route.members
+        record["last_stage"] = len(route.members) - 1
+        record["last_reason"] = route.last_reason
+        record["deadline_s"] = np.inf
+        record["answers_early"] = on_deadline is OnDeadline.ANSWER
+        return record.view(np.uint8)
+
+    def fill(self, rows: Rows, request: Request, blank_X: CodeArray) -> None:
+        """Write a request's rows, whose terms are in ``blank_X``, into its slots."""
         self.images_RHWC[rows] = request.images_BHWC
-        self.threshold_RS[rows, stages] = route.thresholds
-        self.flops_RS[rows, stages] = route.flops
-        self.member_RS[rows, stages] = route.members
-        self.last_stage_R[rows] = len(route.members) - 1
-        self.last_reason_R[rows] = route.last_reason
-        self.deadline_s_R[rows] = np.inf if request.deadline_s is None else request.deadline_s
-        self.answers_early_R[rows] = request.terms.on_deadline is OnDeadline.ANSWER
-        self.ran_RS[rows] = False
-        self.usable_RS[rows] = False
-        self.spent_flops_R[rows] = 0
+        self._bytes_RX[rows] = blank_X
+        if request.deadline_s is not None:
+            self.deadline_s_R[rows] = request.deadline_s
 
     def note(self, rows: Rows, stage: int, score_BK: FloatArray, usable_B: BoolArray) -> None:
         """Write down what a member said of rows, in whose routes it stands at ``stage``."""
