@@ -37,32 +37,28 @@ def load_network(folder: Path, precision: str, device: torch.device) -> ServedMo
         ConfigError: torch has no such precision.
         BundleError: the files are missing or broken, or the member has no torch weights.
     """
-    dtype = check_precision(folder.name, precision)
     try:
+        dtype = find_dtype(precision)
         served = load_served(folder, Card.from_json((folder / CARD_FILE).read_bytes(), str(folder / CARD_FILE)))
     except OSError as error:
         raise BundleError(
             f"{folder / CARD_FILE}: {error.strerror}; the torch engine needs the member's card"
         ) from error
+    except ConfigError as error:
+        raise ConfigError(f"member {folder.name!r}: {error}") from error
     except ZooError as error:
         raise BundleError(f"member {folder.name!r}: the torch engine can't run it: {error}") from error
     return to_device(served, dtype, device)
 
 
-def check_precision(name: str, precision: str) -> torch.dtype:
+def find_dtype(precision: str) -> torch.dtype:
     """Give the type that a precision is computed in.
-
-    Args:
-        name: the member's, for the message.
-        precision: such as ``bf16``.
 
     Raises:
         ConfigError: torch has no such precision here.
     """
     if precision not in DTYPES:
-        raise ConfigError(
-            f"member {name!r}: precision: got {precision!r}; the torch engine runs {', '.join(DTYPES)} alone"
-        )
+        raise ConfigError(f"precision: got {precision!r}; the torch engine runs {', '.join(DTYPES)} alone")
     return DTYPES[precision]
 
 
@@ -114,7 +110,7 @@ class TorchSession:
 
     def __init__(self, served: ServedModule, *, precision: str, device: str = "cpu") -> None:
         self._device = find_device(device)
-        self._served = to_device(served, check_precision("", precision), self._device)
+        self._served = to_device(served, find_dtype(precision), self._device)
 
     def logits(self, images_BHWC: ImageArray) -> FloatArray:
         """Run the member.
