@@ -12,10 +12,11 @@ from hypothesis.extra import numpy as hnp
 
 from cascade_serve.core.plan import Task
 from cascade_serve.core.request import ExitReason, Mode, OnDeadline, Reply, Terms
-from cascade_serve.errors import InvalidRequestError
+from cascade_serve.errors import InvalidRequestError, NotFoundError
 from cascade_serve.rpc.codec import Query, decode_request, encode_reply
 from cascade_serve.rpc.outputs import OUTPUTS, Wanted
 from cascade_serve.rpc.query import decode_prediction, encode_query
+from cascade_serve.rpc.shared_memory import RegionSpec, RegionTable
 from cascade_serve.rpc.stubs.grpc_service_pb2 import InferParameter, ModelInferRequest
 from model_zoo.preprocess import DecodeLimits
 
@@ -40,7 +41,7 @@ terms = st.builds(
 output_names = st.lists(st.sampled_from(sorted(OUTPUTS)), unique=True)
 
 
-def decode(message: ModelInferRequest) -> Query:
+def decode(message: ModelInferRequest, regions: RegionTable | None = None) -> Query:
     return decode_request(
         message,
         PLAN,
@@ -49,6 +50,7 @@ def decode(message: ModelInferRequest) -> Query:
         max_request_pixels=10**9,
         deadline_s=None,
         is_wanted=lambda: True,
+        regions=regions,
     )
 
 
@@ -147,6 +149,48 @@ def test_whatever_comes_is_read_or_refused_in_words(
     # Any other error than a refusal, and this test fails with it.
     with suppress(InvalidRequestError):
         assert decode(message).request.images_BHWC.shape[1:] == PLAN.task.image_shape
+
+
+@pytest.fixture(scope="module")
+def regions(tmp_path_factory: pytest.TempPathFactory) -> RegionTable:
+    folder = tmp_path_factory.mktemp("shm")
+    (folder / "box").write_bytes(bytes(200))
+    table = RegionTable(max_input_bytes=150, folder=folder)
+    table.register(RegionSpec(name="in", key="box", offset=20, byte_size=170))
+    return table
+
+
+SPAN_NAMES = ["shared_memory_region", "shared_memory_byte_size", "shared_memory_offset", "else"]
+span_parameters = st.one_of(
+    parameters,
+    st.just(InferParameter(string_param="in")),
+    st.builds(lambda value: InferParameter(int64_param=value), st.sampled_from([0, 8, 60, 120, 170])),
+)
+span_dictionaries = st.dictionaries(st.sampled_from(SPAN_NAMES), span_parameters, max_size=4)
+
+
+@settings(max_examples=200)
+@given(span_dictionaries, span_dictionaries, st.integers(1, 3), st.booleans(), st.sampled_from(["images", "encoded"]))
+def test_whatever_place_is_named_is_read_or_refused_in_words(  # noqa: PLR0917 - given fills them in
+    regions: RegionTable,
+    read: dict[str, InferParameter],
+    written: dict[str, InferParameter],
+    rows: int,
+    serves: bool,
+    tensor: str,
+) -> None:
+    message = ModelInferRequest(outputs=[ModelInferRequest.InferRequestedOutputTensor(name="label")])
+    is_raw = tensor == "images"
+    message.inputs.add(
+        name=tensor, datatype="UINT8" if is_raw else "BYTES", shape=[rows, 4, 5, 3] if is_raw else [rows]
+    )
+    for target, named in ((message.inputs[0], read), (message.outputs[0], written)):
+        for name, parameter in named.items():
+            target.parameters[name].CopyFrom(parameter)
+    with suppress(InvalidRequestError, NotFoundError):
+        query = decode(message, regions if serves else None)
+        assert query.request.images_BHWC.shape == (rows, 4, 5, 3)
+        assert all(span.byte_size >= 8 * rows for span in query.outputs.spans.values())
 
 
 @pytest.mark.parametrize("flops", [2**53 + 1, 2**63 - 1])
