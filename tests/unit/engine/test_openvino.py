@@ -1,6 +1,8 @@
 """The OpenVINO backend: its logits are ONNX Runtime's, whatever the batch, and what it lacks is refused by name."""
 
 import sys
+import threading
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -121,6 +123,41 @@ def test_images_may_lie_anywhere() -> None:
     images_BHWC.flags.writeable = False
     np.testing.assert_array_equal(session.logits(images_BHWC), expected_BK)
     np.testing.assert_array_equal(session.logits(images_BHWC[::2]), session.logits(images_BHWC[::2].copy()))
+
+
+@pytest.fixture
+def no_switches() -> Iterator[None]:
+    """Let a thread run until it gives the interpreter up by itself."""
+    before_s = sys.getswitchinterval()
+    sys.setswitchinterval(1000)
+    yield
+    sys.setswitchinterval(before_s)
+
+
+@pytest.mark.usefixtures("no_switches")
+def test_other_threads_run_meanwhile() -> None:
+    session = OpenVinoSession(small_convolution().SerializeToString(), precision="fp32", threads=1)
+    session.logits(random_images(32))
+    infer = session._requests[32]._request.infer
+    counted, is_over = [0], threading.Event()
+
+    def count() -> None:
+        while not is_over.is_set():
+            counted[0] += 1
+            time.sleep(0)
+
+    counter = threading.Thread(target=count)
+    counter.start()
+    gained = 0
+    for _ in range(100_000):
+        before = counted[0]
+        infer()
+        gained += counted[0] - before
+        if gained:
+            break
+    is_over.set()
+    counter.join()
+    assert gained
 
 
 @pytest.mark.parametrize("images", [np.zeros((1, 1, 1, 3), np.uint8), np.zeros((1, *IMAGE_SHAPE), np.float32)])
