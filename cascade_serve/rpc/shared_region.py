@@ -63,8 +63,8 @@ class SharedImages:
 class SharedRegion:
     """A shared memory object that this process makes, whole as one region; as a context manager it is closed.
 
-    A server that runs as another user can't open it, unless ``mode`` lets it. The object goes with the process at the latest; only
-    one that is killed leaves it behind, as a file ``/dev/shm/cascade-serve-...``.
+    A server that runs as another user can't open it, unless ``mode`` lets it. The object goes with the process at the
+    latest; only one that is killed leaves it behind, as a file ``/dev/shm/cascade-serve-...``.
 
     Args:
         byte_size: of the object, at least 1.
