@@ -11,6 +11,7 @@ from typer.testing import CliRunner
 
 from cascade_serve.bundle import load_bundle
 from cascade_serve.cli.app import app, main
+from cascade_serve.core.cost import format_seconds
 
 Plan = Callable[..., str]
 Command = Callable[..., tuple[int, str]]
@@ -100,6 +101,33 @@ def test_by_hand_with_and_without_calibration(plan: Plan, tmp_path: Path, task_p
     assert "nothing was measured" in output
 
 
+def test_a_plan_in_seconds_shows_them_everywhere(tmp_path: Path, command: Command) -> None:
+    profiles = {name: {1: 2 * seconds, 8: seconds} for name, seconds in zip(NAMES, (0.0005, 0.001, 0.002), strict=True)}
+    task_path = write_zoo(tmp_path / "zoo" / "animals", draw_rows(1, 1000), seconds=profiles)
+    out, report = tmp_path / "pets" / "1", tmp_path / "report"
+    demands = ["--cost", "seconds", "--combine", "last", "--confidence", "max_prob"]
+    planned = CliRunner().invoke(app, ["plan", str(task_path), "--out", str(out), "--report", str(report), *demands])
+    assert planned.exit_code == 0, planned.output
+    assert "time per image by the members' profiles, each at its best batch size" in " ".join(planned.output.split())
+    plan = load_bundle(out).plan
+    default = plan.policies["default"]
+    assert default.expected_seconds is not None
+    assert format_seconds(default.expected_seconds) in planned.output
+    shown = CliRunner(env={"COLUMNS": "80"}).invoke(app, ["inspect", str(out)]).output
+    assert "2ms" in shown
+    assert "ratio: mean time to that of large" in " ".join(shown.split())
+    assert "…" not in shown
+    found = json.loads((report / "report.json").read_text())
+    assert (found["cost"], found["members"][0]["seconds"]) == ("seconds", pytest.approx(0.0005, rel=1e-5))
+    assert found["policies"][0]["expected_seconds"] == default.expected_seconds
+    assert all(trial["default_mean_seconds"] > 0 for trial in found["rules_tried_on_half_A"])
+    code, error = command(
+        "plan", str(task_path), "--out", str(tmp_path / "pets" / "2"), *demands[:2], "--cost-batch-size", "3"
+    )
+    assert code == 2
+    assert "--cost-batch-size: got 3; must be among 1, 8" in error
+
+
 def test_inspect_tells_all(plan: Plan, tmp_path: Path) -> None:
     plan("--combine", "mean_probs", "--confidence", "margin", "--max-flops", "8M")
     text = CliRunner().invoke(app, ["inspect", str(tmp_path / "pets" / "1")])
@@ -122,6 +150,9 @@ def test_inspect_tells_all(plan: Plan, tmp_path: Path) -> None:
         (["--min-accuracy", "0.9", "--max-regret", "0.01"], "got both; must be one of them"),
         (["--members", "small,huge"], r"members: got 'huge'; must be among large, middle, small"),
         (["--members", "small,,large"], r"--members: got 'small,,large'"),
+        (["--cost", "seconds"], r"--cost seconds: got no profile of 'small', 'middle', 'large'; measure with"),
+        (["--cost-batch-size", "8"], r"cost_batch_size: got 8 with cost 'flops'"),
+        (["--stages", "small:0.5,large", "--cost", "seconds"], r"--cost: got seconds with --stages"),
         (["--level", "95"], r"level: got 95\.0; must be above 0 and under 1"),
         (["--no-calibration"], r"--no-calibration: a search needs calibration"),
         (["--stages", "small:0.9"], r"the last stage always answers"),

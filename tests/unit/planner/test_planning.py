@@ -3,6 +3,7 @@
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from itertools import accumulate
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ from scipy import stats
 
 from cascade_serve.core.combine import Combine
 from cascade_serve.core.confidence import Confidence
+from cascade_serve.core.cost import Cost
 from cascade_serve.core.plan import Plan, Promise
 from cascade_serve.errors import ConfigError, UnreachableError
 from cascade_serve.planner.committee import Committee, Gate, Rules, evaluate_policy
@@ -20,6 +22,7 @@ from cascade_serve.planner.planning import Study, make_study, num_steps
 from cascade_serve.planner.policies import draw_manual_plan, draw_plan
 from cascade_serve.planner.search import Limits
 from cascade_serve.planner.walk import MAX_PATH
+from cascade_serve.planner.zoo_costs import read_seconds
 from cascade_serve.planner.zoo_rows import ZooRows, read_zoo_members, read_zoo_task
 
 ONE_PAIR = Demands(combine=Combine.MEAN_PROBS, confidence=Confidence.MAX_PROB)
@@ -69,6 +72,83 @@ def test_front_goes_from_cheap_to_dear_and_is_thinned(tmp_path: Path) -> None:
     front = [policy.expected_flops or 0 for name, policy in plan.policies.items() if name.startswith("front-")]
     assert front == sorted(front)
     assert 3 < len(front) <= MAX_PATH
+
+
+# On the machine of these, the member of the fewest FLOPs is the slowest.
+SECONDS = (0.005, 0.001, 0.002)
+IN_SECONDS = replace(ONE_PAIR, cost=Cost.SECONDS)
+
+
+def plan_in_seconds(tmp_path: Path, rows: ZooRows, demands: Demands) -> Plan:
+    profiles = {name: {1: 2 * seconds, 8: seconds} for name, seconds in zip(NAMES, SECONDS, strict=True)}
+    task_path = write_zoo(tmp_path / "zoo" / "animals", rows, seconds=profiles)
+    members = read_zoo_members(task_path, NAMES)
+    study = make_study(rows, NAMES, FLOPS, demands, seconds=read_seconds(members, demands))
+    return draw_plan(study, read_zoo_task(task_path), members, rows)
+
+
+def test_seconds_choose_otherwise_than_flops(tmp_path: Path) -> None:
+    rows = draw_rows(1, 6000)
+    in_flops, in_seconds = (
+        plan_in_seconds(tmp_path / name, rows, demands)
+        for name, demands in (("flops", ONE_PAIR), ("seconds", IN_SECONDS))
+    )
+    assert (in_flops.cost, in_seconds.cost) == (Cost.FLOPS, Cost.SECONDS)
+    assert in_flops.policies["default"].stages[0].member == "small"
+    default = in_seconds.policies["default"]
+    assert [stage.member for stage in default.stages] == ["middle", "large"]
+    assert default.certificate is not None
+    assert default.expected_seconds is not None
+    assert default.expected_seconds < 0.002
+    # Told beside the FLOPs, too, where these are kept small.
+    dear = in_flops.policies["default"].expected_seconds
+    assert dear is not None
+    assert dear > 0.005
+
+
+def test_expected_seconds_are_those_of_the_exits(tmp_path: Path) -> None:
+    plan = plan_in_seconds(tmp_path, draw_rows(2, 2000), replace(IN_SECONDS, cost_batch_size=1))
+    assert plan.cost_batch_size == 1
+    assert {member.name: member.seconds for member in plan.members}["large"] == {1: 0.004, 8: 0.002}
+    seconds = {name: 2 * seconds for name, seconds in zip(NAMES, SECONDS, strict=True)}
+    front = []
+    for name, policy in plan.policies.items():
+        upto = accumulate(seconds[stage.member] for stage in policy.stages)
+        assert policy.exit_shares is not None
+        expected = sum(share * spent for share, spent in zip(policy.exit_shares, upto, strict=True))
+        assert policy.expected_seconds == pytest.approx(expected, rel=1e-6)
+        if name.startswith("front-"):
+            front.append(policy.expected_seconds or 0)
+    assert front == sorted(front)
+    assert len(front) > 3
+
+
+def test_caps_stay_flops_in_a_plan_in_seconds(tmp_path: Path) -> None:
+    limits = Limits(max_flops=4_000_000, mean_flops=2_600_000)
+    plan = plan_in_seconds(tmp_path, draw_rows(6, 2000), replace(IN_SECONDS, limits=limits))
+    assert plan.reference == "middle"
+    for policy in plan.policies.values():
+        assert policy.worst_case_flops <= 4_000_000
+        assert policy.expected_flops is not None
+        assert policy.expected_flops <= 2_600_000
+
+
+def test_of_equally_accurate_members_the_faster_is_the_reference(tmp_path: Path) -> None:
+    drawn = draw_rows(8, 400)
+    rows = replace(drawn, logits=(drawn.logits[2],) * 3)
+    assert plan_in_seconds(tmp_path / "flops", rows, ONE_PAIR).reference == "small"
+    assert plan_in_seconds(tmp_path / "seconds", rows, IN_SECONDS).reference == "middle"
+
+
+def test_a_policy_with_a_member_of_unknown_seconds_has_none(tmp_path: Path) -> None:
+    rows = draw_rows(2, 1000)
+    task_path = write_zoo(tmp_path / "animals", rows, seconds={"small": {1: 0.001}})
+    members = read_zoo_members(task_path, NAMES)
+    study = make_study(rows, NAMES, FLOPS, ONE_PAIR, seconds=read_seconds(members, ONE_PAIR))
+    plan = draw_plan(study, read_zoo_task(task_path), members, rows)
+    for policy in plan.policies.values():
+        known = {stage.member for stage in policy.stages} == {"small"}
+        assert (policy.expected_seconds is not None) == known
 
 
 def test_all_nine_pairs_are_tried_and_steps_are_counted() -> None:
