@@ -11,6 +11,7 @@ from cascade_serve.core.cost import format_flops
 from cascade_serve.core.plan import Promise
 from cascade_serve.errors import UnreachableError
 from cascade_serve.planner.calibration import fit_temperature, split_halves
+from cascade_serve.planner.caution import more_careful
 from cascade_serve.planner.certificate import count_accepted
 from cascade_serve.planner.committee import (
     ALL_RULES,
@@ -204,6 +205,9 @@ def _try_one(half_A: Committee, reference: int, demands: Demands, rules: Rules, 
     alone = (Gate(member=reference),)
     # The reference's regret against itself is zero: nothing to test, so it takes no place on the path.
     path = thin([point for point in front if not (is_regret and point.gates == alone)])
+    if is_regret and path:
+        careful = more_careful(half_A, rules, path[0], reference=reference, limits=demands.limits, cost=demands.cost)
+        path = (*careful, *path)
     reference_N = evaluate_policy(half_A, rules, alone).correct_N
     correct = (evaluate_policy(half_A, rules, point.gates).correct_N for point in path)
     accepted = count_accepted(correct, make_test(demands, demands.bound, reference_N))
