@@ -135,21 +135,30 @@ class Meter:
 
 
 class Arrivals:
-    """Hands out request numbers and when each is due; used by all callers."""
+    """Hands out request numbers and when each is due; used by all callers, which wait for the start together."""
 
-    def __init__(self, job: Job, start_s: float) -> None:
-        self._end_s = start_s + job.warm_up_s + job.seconds
+    def __init__(self, job: Job) -> None:
+        self._length_s = job.warm_up_s + job.seconds
+        self._end_s = 0.0
         self._numbers = itertools.count()  # its next() is atomic
         self._due_s: list[float] | None = None
+        self._started = threading.Event()
         if job.rate is not None:
-            length_s = job.warm_up_s + job.seconds
-            count = round(job.rate * length_s * 1.5) + 100
-            gaps_s = np.random.default_rng(_SEED).exponential(1 / job.rate, count)
-            due_s = start_s + np.cumsum(gaps_s)
-            self._due_s = due_s[due_s < self._end_s].tolist()
+            count = round(job.rate * self._length_s * 1.5) + 100
+            due_s = np.cumsum(np.random.default_rng(_SEED).exponential(1 / job.rate, count))
+            self._due_s = due_s[due_s < self._length_s].tolist()
+
+    def start(self) -> None:
+        """Let the run begin now."""
+        start_s = time.perf_counter()
+        self._end_s = start_s + self._length_s
+        if self._due_s is not None:
+            self._due_s = [start_s + due_s for due_s in self._due_s]
+        self._started.set()
 
     def __iter__(self) -> Iterator[tuple[int, float]]:
-        """Give numbers and due times until the run is over."""
+        """Give numbers and due times from the start until the run is over."""
+        self._started.wait()
         while (now_s := time.perf_counter()) < self._end_s:
             number = next(self._numbers)
             if self._due_s is None:
@@ -195,8 +204,7 @@ def run(job: Job) -> Seen:
     pids = marked_pids(job.mark)
     gc.collect()
     gc.disable()
-    start_s = time.perf_counter()
-    arrivals = Arrivals(job, start_s)
+    arrivals = Arrivals(job)
     callers = [
         threading.Thread(
             target=call_until_over, args=(arrivals, _share(calls, num, num_callers), wire, requests, tally)
@@ -205,6 +213,7 @@ def run(job: Job) -> Seen:
     ]
     for caller in callers:
         caller.start()
+    arrivals.start()
     time.sleep(job.warm_up_s)
     first = Meter.read(pids)
     time.sleep(job.seconds)

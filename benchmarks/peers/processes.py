@@ -5,13 +5,16 @@ import secrets
 import signal
 import subprocess
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 MARK = "CASCADE_PEER_MARK"
 """Environment variable that all processes of one server inherit, daemons among them."""
 
 _END_S = 10.0
+"""The command has so long to end by itself."""
+_LEFT_S = 1.0
+"""What it leaves has so long."""
 _POLL_S = 0.05
 _TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 
@@ -61,15 +64,12 @@ class Processes:
         """Ask the command to end, and kill what is left after some seconds."""
         self.resume()
         self._root.terminate()
-        self._wait(time.monotonic() + _END_S)
+        _wait_while(lambda: self.is_alive, _END_S)
+        _wait_while(lambda: bool(marked_pids(self.mark)), _LEFT_S)
         while marked_pids(self.mark):
             _send(self.mark, signal.SIGKILL)
             time.sleep(_POLL_S)
         self._root.wait()
-
-    def _wait(self, until_s: float) -> None:
-        while time.monotonic() < until_s and (self.is_alive or marked_pids(self.mark)):
-            time.sleep(_POLL_S)
 
 
 def marked_pids(mark: str) -> list[int]:
@@ -112,6 +112,12 @@ def stolen_s() -> float:
 
 def _machine_ticks() -> list[int]:
     return [int(field) for field in Path("/proc/stat").read_text().split("\n", 1)[0].split()[1:]]
+
+
+def _wait_while(condition: Callable[[], bool], seconds: float) -> None:
+    until_s = time.monotonic() + seconds
+    while condition() and time.monotonic() < until_s:
+        time.sleep(_POLL_S)
 
 
 def _send(mark: str, number: signal.Signals) -> None:

@@ -7,7 +7,7 @@ from mlserver import MLModel
 from mlserver.types import Datatype, InferenceRequest, InferenceResponse, ResponseOutput, TensorData
 
 
-class CascadeRuntime(MLModel):
+class CascadeRuntime(MLModel):  # type: ignore[misc]  # MLServer is not installed where types are checked
     """Images come as BYTES, an element each: MLServer makes a Python list of a UINT8 tensor, an integer a byte."""
 
     async def load(self) -> bool:

@@ -59,9 +59,14 @@ def build(settings: Settings) -> Any:
         "max_ongoing_requests": _MAX_ONGOING,
         "ray_actor_options": {"num_cpus": 0.1},
     }
-    members = [MemberDeployment.options(name=f"member{index}", **options).bind(graph, settings)
-               for index, graph in enumerate(settings.graphs)]  # fmt: skip
-    return CascadeDeployment.options(**options).bind(*members, settings)
+    # The decorator's type says that it gives the class back; it gives a deployment.
+    member: Any = MemberDeployment
+    ingress: Any = CascadeDeployment
+    members = [
+        member.options(name=f"member{stage}", **options).bind(graph, settings)
+        for stage, graph in enumerate(settings.graphs)
+    ]
+    return ingress.options(**options).bind(*members, settings)
 
 
 def _free_port() -> int:
@@ -84,8 +89,6 @@ def main() -> None:
     stop = threading.Event()
     signal.signal(signal.SIGTERM, lambda *_: stop.set())
     stop.wait()
-    serve.shutdown()
-    ray.shutdown()
 
 
 if __name__ == "__main__":
