@@ -17,7 +17,8 @@ import scipy
 
 from cascade_serve.core.combine import Combine
 from cascade_serve.core.confidence import Confidence
-from cascade_serve.planner.committee import Committee
+from cascade_serve.core.cost import Cost
+from cascade_serve.planner.committee import Committee, whole_ticks
 from cascade_serve.planner.demands import Demands
 from cascade_serve.planner.planning import make_study
 from cascade_serve.planner.running import running_predictions
@@ -41,14 +42,15 @@ def make_committee(members: int, rows: int, classes: int) -> Committee:
         temperatures=(1.5,) * members,
         logits=tuple(logits),
         labels_N=labels_N,
+        seconds=tuple(whole_ticks(1e-4 * 1.4**member) for member in range(members)),
     )
 
 
-def search(committee: Committee, combine: Combine, functions: tuple[Confidence, ...]) -> None:
+def search(committee: Committee, combine: Combine, functions: tuple[Confidence, ...], cost: Cost = Cost.FLOPS) -> None:
     """Search exhaustively over all rows with one combination rule."""
     running = running_predictions(committee, combine, functions, 4, lambda: None)
     for function in functions:
-        Search(committee, running[function], Limits()).run(lambda: None)
+        Search(committee, running[function], Limits(), cost).run(lambda: None)
 
 
 def search_all(committee: Committee) -> None:
@@ -86,6 +88,11 @@ def main() -> None:
             options.repeats,
             partial(search, committee, combine, (Confidence.MAX_PROB,)),
         )
+    show(
+        "one pair in seconds, mean_probs + max_prob",
+        options.repeats,
+        partial(search, committee, Combine.MEAN_PROBS, (Confidence.MAX_PROB,), Cost.SECONDS),
+    )
     show("all nine pairs", options.repeats, partial(search_all, committee))
     show("all of planning (searches on half of the rows)", options.repeats, partial(study, committee))
 
