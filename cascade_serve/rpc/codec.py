@@ -74,7 +74,13 @@ def decode_request(
     images_BHWC = read_images(message, admission)
     if outputs.spans:
         check_room(outputs, len(images_BHWC), len(plan.task.classes))
-    return Query(request=Request(images_BHWC=images_BHWC, terms=terms, deadline_s=deadline_s), outputs=outputs)
+    request = Request(
+        images_BHWC=images_BHWC,
+        terms=terms,
+        deadline_s=deadline_s,
+        wants_probabilities="probabilities" in outputs.names,
+    )
+    return Query(request=request, outputs=outputs)
 
 
 def encode_reply(

@@ -41,7 +41,7 @@ def write_torch_member(folder: Path, architecture: str, *, seed: int = 0, precis
         arguments=built.arguments,
         task=TASK,
         input=InputCard(height=preset.height, width=preset.width, mean=preset.mean, std=preset.std),
-        precision=precision,  # type: ignore[arg-type]
+        precision=precision,
         engine="torch",
         cost=CostCard(flops=1000 * (seed + 1), macs=500, params=1, tool="test"),
         provenance=ProvenanceCard(weights="random"),

@@ -75,6 +75,10 @@ class GraphLane:
                 # Only this thread is held to what a capture allows: an older version may be serving on the others.
                 with torch.cuda.graph(graph, pool=self._pool, stream=self._stream, capture_error_mode="thread_local"):
                     self._run(member, port)
+                # The first replay carries the graph to the device.
+                with torch.cuda.stream(self._stream):
+                    graph.replay()
+                self._stream.synchronize()
         except RuntimeError as error:
             raise MemberError(str(error)) from error
         self._graphs[member, port.rows] = graph

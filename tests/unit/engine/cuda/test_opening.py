@@ -26,9 +26,9 @@ def random_images(rows: int) -> ImageArray:
     return np.random.default_rng(5).integers(0, 256, size=shape, dtype=np.uint8)
 
 
-def config(device: Device = Device.CPU, **options: bool) -> OpeningConfig:
+def config(device: Device = Device.CPU, *, allow_uncertified: bool = False) -> OpeningConfig:
     engine = EngineConfig(workers=2, max_batch_size=8, max_queue_rows=64)
-    return OpeningConfig(engine=engine, backend=Backend.TORCH, device=device, **options)
+    return OpeningConfig(engine=engine, backend=Backend.TORCH, device=device, allow_uncertified=allow_uncertified)
 
 
 def probabilities_of(network: ServedModule, images_BHWC: ImageArray) -> FloatArray:

@@ -18,7 +18,7 @@ def ticket(sequence: int, priority: int = 0) -> RowTicket:
     terms = Terms(priority=priority)
     request = Request(images_BHWC=np.zeros((1, 1, 1, 1), np.uint8), terms=terms)
     owner = make_table_bench().engine
-    made = RowTicket(owner, request=request, route=make_route(PLAN, terms), slots=[0], admitted_s=0.0)  # type: ignore[arg-type]
+    made = RowTicket(owner, request=request, route=make_route(PLAN, terms), slots=[0], admitted_s=0.0)
     made.sequence = sequence
     return made
 
