@@ -46,6 +46,7 @@ def print_tables(runs: Sequence[Run], loads: Sequence[Load]) -> None:
             print(f"### {load.title}\n")
             _print_load(chosen)
             print()
+            _print_generator(chosen)
             _print_best(chosen)
 
 
@@ -125,6 +126,16 @@ def images_a_core_second(seen: Seen) -> float:
 
 def _server_ms(seen: Seen) -> float:
     return 1e3 * seen.server_cpu_s / max(1.0, seen.images_per_s * seen.seconds)
+
+
+def _print_generator(runs: Sequence[Run]) -> None:
+    """Say what the load generator could send, were it alone on a core, by what a request to the echo costs it."""
+    echoes = [run for run in runs if run.peer == ECHO]
+    if echoes:
+        cost_s = median(echoes, lambda seen: seen.client_cpu_s / max(1, seen.requests))
+        print(
+            f"The load generator takes {1e3 * cost_s:.2f} ms a request: at most {1 / cost_s:,.0f} a second and core.\n"
+        )
 
 
 def _print_best(runs: Sequence[Run]) -> None:
