@@ -106,10 +106,11 @@ class CommitteeEngine:
             return self._scheduler.statistics.by_member()
 
     def warm_up(self) -> None:
-        """Run every member at every batch bucket on every worker, and learn from batches of one what a run takes."""
+        """Run every member at each of its batch buckets on every worker, and learn from one row what a run takes."""
         for runner in self._runners:
-            for member in range(len(self.plan.members)):
-                for rows in (*reversed(self.config.batch_buckets), 1):
+            for member, largest in enumerate(self._scheduler.largest_batch_M):
+                buckets = [rows for rows in self.config.batch_buckets if rows < largest]
+                for rows in (largest, *reversed(buckets), 1):
                     started_s = self._clock()
                     runner.run(member, self._slab.images_RHWC[:rows])
                 with self._lock:

@@ -57,12 +57,17 @@ class Scheduler:
         plan: what is served.
         config: bounds.
         slab: where the rows lie.
+
+    Attributes:
+        statistics: of the members' runs.
+        largest_batch_M: rows of each member's largest batch.
     """
 
     def __init__(self, plan: Plan, config: EngineConfig, slab: Slab) -> None:
         self._plan = plan
         self._slab = slab
         limits = [batch_limits(member.seconds, config.max_batch_size) for member in plan.members]
+        self.largest_batch_M = tuple(of_member.max_rows for of_member in limits)
         self._queues = MemberQueues(limits, config.max_queue_delay_s)
         self._rows = RowLedger(slab.num_slots)
         self._next_sequence = 0
