@@ -159,7 +159,8 @@ def test_a_killed_process_comes_back_and_no_sum_falls(house: ServedHouse, client
             assert client.is_ready()
             client.infer(IMAGE_HWC, model="linear")
             # What was changed by callers holds in the new process too.
-            assert not client.is_ready("other")
+            with pytest.raises(RemoteNotFoundError, match="cascade 'other' not found"):
+                client.infer(IMAGE_HWC, model="other")
             assert client.regions() == (region.spec,)
         assert num_sockets(house.pid(1)) > before
         assert {rows_of(client, "linear") for client in fresh} == {rows + len(fresh)}
