@@ -62,9 +62,14 @@ class Calibrator(StrEnum):
 
     ONNX = "onnx"
     OPENVINO = "openvino"
+    TORCH = "torch"
 
 
-_ENGINES: dict[Calibrator, EngineName] = {Calibrator.ONNX: "onnxruntime", Calibrator.OPENVINO: "openvino"}
+_ENGINES: dict[Calibrator, EngineName] = {
+    Calibrator.ONNX: "onnxruntime",
+    Calibrator.OPENVINO: "openvino",
+    Calibrator.TORCH: "torch",
+}
 
 
 def add(
@@ -155,8 +160,9 @@ def add(
     engine: Annotated[
         Calibrator,
         typer.Option(
-            help="What runs the calibration images, and is to serve the member: ONNX Runtime (fp32, fp16, int8) or"
-            " OpenVINO (fp32, fp16, bf16, int8, as the processor has them).",
+            help="What runs the calibration images, and is to serve the member: ONNX Runtime (fp32, fp16, int8),"
+            " OpenVINO (fp32, fp16, bf16, int8, as the processor has them), or torch (fp32, fp16, bf16; on a GPU where"
+            " there is one).",
             rich_help_panel=_PRECISION,
         ),
     ] = Calibrator.ONNX,

@@ -50,7 +50,8 @@ def add_member(addition: Addition, begin: Begin) -> Added:
     if bound is not None:
         store.check_task(bound, task, addition.task_path / store.TASK_FILE)
     begin("exporting and checking the graph", None)
-    converted = convert(addition, source.export(task), folder, task, begin)
+    network = None if source.serve is None else source.serve(task)
+    converted = convert(addition, source.export(task), folder, task, begin, network=network)
     rows = run_calibration(converted.session, folder, task, addition.batch_size, begin)
     card = make_card(addition, task, source, converted, rows)
     member = _write(addition, card, source, converted, rows)

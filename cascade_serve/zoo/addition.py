@@ -17,6 +17,7 @@ Begin = Callable[[str, int | None], Callable[[int], None]]
 PRECISIONS: Mapping[EngineName, tuple[Precision, ...]] = {
     "onnxruntime": ("fp32", "fp16", "int8"),
     "openvino": ("fp32", "fp16", "bf16", "int8"),
+    "torch": ("fp32", "fp16", "bf16"),
 }
 """What the engines that calibrate compute in. ONNX Runtime has no bf16 convolution on a CPU; which of OpenVINO's a
 processor has, OpenVINO says itself."""
@@ -142,6 +143,8 @@ class Addition:
             raise ConfigError(f"batch size: got {self.batch_size}; must be at least 1")
         if self.engine not in PRECISIONS:
             raise ConfigError(f"engine: got {self.engine!r}; must be one of {', '.join(PRECISIONS)}")
+        if self.engine == "torch" and isinstance(self.model, OnnxModel):
+            raise ConfigError("engine: got torch; a member made from an ONNX file has no torch network")
         if self.precision is not None:
             check_precision(self.precision, self.engine)
         if self.precision == "int8" and self.quantisation is None:

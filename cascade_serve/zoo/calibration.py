@@ -8,7 +8,6 @@ import numpy as np
 
 from cascade_serve.core.arrays import FloatArray, ImageArray
 from cascade_serve.core.combine import is_usable
-from cascade_serve.errors import ConfigError
 from cascade_serve.zoo.addition import Begin
 from model_zoo import image_folder, store
 from model_zoo.card import EngineName, Precision, TaskCard
@@ -16,6 +15,8 @@ from model_zoo.errors import ExportError
 
 if TYPE_CHECKING:
     from onnx import ModelProto
+
+    from model_zoo.served import ServedModule
 
 
 class MemberSession(Protocol):
@@ -50,12 +51,20 @@ def check_capability(precision: Precision | None, engine: EngineName, member: st
         check_precision(precision, f"member {member!r}")
 
 
-def open_session(graph: "ModelProto", precision: Precision, engine: EngineName) -> MemberSession:
-    """Load a graph into an engine, on the CPU.
+def open_session(
+    graph: "ModelProto", precision: Precision, engine: EngineName, network: "ServedModule | None" = None
+) -> MemberSession:
+    """Load a member into an engine, on the CPU; into torch on a CUDA device, where there is one.
+
+    Args:
+        graph: for the engines that run graphs.
+        precision: what it computes in.
+        engine: the engine.
+        network: for torch.
 
     Raises:
         ExportError: the engine can't load it.
-        ConfigError: the engine lacks the precision on this machine, or can't calibrate.
+        ConfigError: the engine lacks the precision on this machine.
     """
     from model_zoo.graph import GraphSession, serialize
 
@@ -65,7 +74,10 @@ def open_session(graph: "ModelProto", precision: Precision, engine: EngineName) 
         from cascade_serve.engine.openvino import OpenVinoSession
 
         return OpenVinoSession(serialize(graph), precision=precision, threads=0)
-    raise ConfigError(f"engine: got {engine!r}; can't calibrate")
+    from cascade_serve.engine.cuda import TorchSession
+
+    assert network is not None, "an addition on torch has a torch model"
+    return TorchSession(network, precision=precision)
 
 
 def run_calibration(

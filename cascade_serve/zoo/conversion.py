@@ -18,6 +18,7 @@ from model_zoo.errors import ExportError
 
 if TYPE_CHECKING:
     from model_zoo.graph import ExportedModel
+    from model_zoo.served import ServedModule
 
 COMPARED_IMAGES = 256
 """How many calibration images a converted member and its source are compared on, at most."""
@@ -49,9 +50,15 @@ class _Changed:
 
 
 def convert(
-    addition: Addition, exported: "ExportedModel", folder: image_folder.ImageFolder, task: TaskCard, begin: Begin
+    addition: Addition,
+    exported: "ExportedModel",
+    folder: image_folder.ImageFolder,
+    task: TaskCard,
+    begin: Begin,
+    *,
+    network: "ServedModule | None" = None,
 ) -> Converted:
-    """Convert an exported graph.
+    """Convert an exported graph. For torch, which casts weights itself, the graph stays as it is.
 
     Args:
         addition: says precision, engine and where ranges come from.
@@ -59,6 +66,7 @@ def convert(
         folder: calibration images; some are compared on.
         task: their size and channels.
         begin: hears of progress.
+        network: the same as a torch network, where it is one.
 
     Raises:
         ConfigError: the graph's own precision does not go with what was asked for, or with the engine.
@@ -67,7 +75,7 @@ def convert(
     """
     precision = _choose(addition, exported.precision)
     changed = _change(addition, exported, precision, task, begin)
-    session = open_session(changed.exported.graph, precision, addition.engine)
+    session = open_session(changed.exported.graph, precision, addition.engine, network)
     card = None
     if addition.engine != "onnxruntime" or precision != exported.precision:
         card = _compare(changed, open_session(exported.graph, exported.precision, "onnxruntime"), session, folder, task)
@@ -88,7 +96,7 @@ def _change(
 ) -> _Changed:
     tool, quantisation, ids_N = None, None, np.empty(0, dtype=np.int64)
     graph = exported.graph
-    if precision == "fp16" and exported.precision != "fp16":
+    if precision == "fp16" and exported.precision != "fp16" and addition.engine != "torch":
         from model_zoo import half
 
         graph, tool = half.to_half(graph), half.TOOL

@@ -14,6 +14,7 @@ from model_zoo.card import TaskCard
 
 if TYPE_CHECKING:
     from model_zoo.graph import ExportedModel
+    from model_zoo.served import ServedModule
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -23,6 +24,7 @@ class Source:
     Attributes:
         size: height and width in pixels that it was made for; None where it has none of its own.
         export: makes its graph for a task.
+        serve: gives its torch network for a task; None where it has none.
         write_files: writes what belongs beside the graph into a folder.
         architecture, arguments, weights: for the card.
         seeds: of random weights; empty where they are not random.
@@ -31,6 +33,7 @@ class Source:
 
     size: tuple[int, int] | None
     export: Callable[[TaskCard], "ExportedModel"]
+    serve: Callable[[TaskCard], "ServedModule"] | None
     write_files: Callable[[TaskCard, Path], None]
     architecture: str
     arguments: dict[str, JsonValue]
@@ -77,6 +80,7 @@ def _load_torch(model: TorchModel, classes: int, channels: int, image_size: int 
     from model_zoo import export, weights
     from model_zoo.preamble import Preamble
     from model_zoo.registry import build_model
+    from model_zoo.served import ServedModule
 
     built = build_model(
         model.architecture,
@@ -97,6 +101,7 @@ def _load_torch(model: TorchModel, classes: int, channels: int, image_size: int 
     return Source(
         size=(preset.height, preset.width),
         export=lambda task: export.export_model(built, task),
+        serve=lambda task: ServedModule(built.module, built.preset, task).eval(),
         write_files=lambda task, folder: weights.write_weights(built, task, folder),
         architecture=built.architecture,
         arguments=built.arguments,
@@ -115,6 +120,7 @@ def _load_onnx(model: OnnxModel, image_size: int | None) -> Source:
     return Source(
         size=classifier.size,
         export=lambda task: classifier.adopt(task, preamble, from_probabilities=model.output == "probabilities"),
+        serve=None,
         write_files=lambda _task, _folder: None,
         architecture="onnx",
         arguments={

@@ -169,12 +169,12 @@ def test_what_the_processor_lacks_is_refused_before_anything_is_loaded(folder: P
     [
         (
             {"precision": "bf16"},
-            "precision: got bf16 on onnxruntime; must be one of fp32, fp16, int8; engines that have bf16: openvino",
+            "precision: got bf16 on onnxruntime; must be one of fp32, fp16, int8; engines that have bf16: openvino, torch",
         ),
         ({"precision": "int8"}, "precision int8: got no --quantisation-data; must be a folder of training images"),
         ({"ranges": True}, "--quantisation-data goes with --precision int8 alone"),
         ({"ranges": True, "precision": "fp16"}, "--quantisation-data goes with --precision int8 alone"),
-        ({"engine": "torch"}, "engine: got 'torch'; must be one of onnxruntime, openvino"),
+        ({"engine": "torch"}, "engine: got torch; a member made from an ONNX file has no torch network"),
     ],
 )
 def test_what_does_not_go_together_is_refused_by_name(

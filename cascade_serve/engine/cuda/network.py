@@ -1,6 +1,7 @@
 """A member's network for a device: from its weights, in its precision, channels last; and as a session of its own."""
 # Shapes: B rows, K classes, HWC image, BCHW images as the network sees them.
 
+import copy
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -100,17 +101,17 @@ class TorchSession:
     """One member on torch, for calibration: computes what the engine would, without its batching.
 
     Args:
-        served: in float32 on the CPU, in evaluation mode; changed in place, and moved.
+        served: in float32 on the CPU, in evaluation mode; left as it is.
         precision: one of ``DTYPES``.
-        device: such as ``cpu`` or ``cuda:0``.
+        device: such as ``cpu`` or ``cuda:0``; None takes a CUDA device where there is one.
 
     Raises:
         ConfigError: torch has no such precision, or no such device.
     """
 
-    def __init__(self, served: ServedModule, *, precision: str, device: str = "cpu") -> None:
-        self._device = find_device(device)
-        self._served = to_device(served, find_dtype(precision), self._device)
+    def __init__(self, served: ServedModule, *, precision: str, device: str | None = None) -> None:
+        self._device = find_device(device or ("cuda:0" if torch.cuda.is_available() else "cpu"))
+        self._served = to_device(copy.deepcopy(served), find_dtype(precision), self._device)
 
     def logits(self, images_BHWC: ImageArray) -> FloatArray:
         """Run the member.
