@@ -99,8 +99,10 @@ class SegmentQueues:
         if not ready:
             return []
         chosen = min(ready, key=self._urgency)
+        first = chosen.heap[0][0][:2]
         for queue in ready:
-            queue.passes = 0 if queue is chosen else queue.passes + 1
+            queue.passes += queue.heap[0][0][:2] < first
+        chosen.passes = 0
         return self._pop(chosen)
 
     def _pop(self, queue: _MemberQueue) -> list[Segment]:
