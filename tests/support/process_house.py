@@ -1,6 +1,8 @@
 """A server of several processes as an operator meets it: its lines, the pids of its processes, its metrics."""
 
+import os
 import re
+import signal
 import subprocess
 import sys
 import threading
@@ -66,6 +68,10 @@ class ServedHouse:
         wait_for(lambda: str(slot) in dict(_ANSWERS.findall(self.log)))
         return int(dict(_ANSWERS.findall(self.log))[str(slot)])
 
+    def pids(self) -> list[int]:
+        """Give all processes that have answered so far."""
+        return [int(pid) for _, pid in _ANSWERS.findall(self.log)]
+
     def metrics(self) -> dict[str, float]:
         """Scrape: line without its value → value."""
         with urllib.request.urlopen(self._metrics_url, timeout=WAIT_S) as response:
@@ -80,16 +86,19 @@ class ServedHouse:
     def end(self) -> str:
         """Wait for the end; give the standard output that was not read yet."""
         assert self.process.stdout is not None
-        output = self.process.stdout.read()
         self.process.wait(WAIT_S)
+        # They have the same outputs, which don't end before them.
+        wait_for(lambda: not any(is_running(pid) for pid in self.pids()))
         self._reader.join(WAIT_S)
-        return output
+        return self.process.stdout.read()
 
     def close(self) -> None:
         """End what is left of it."""
         for client in self._clients:
             client.close()
         self.process.kill()
+        for pid in filter(is_running, self.pids()):
+            os.kill(pid, signal.SIGKILL)
         self.process.communicate()
 
 
@@ -102,10 +111,10 @@ def wait_for(condition: Callable[[], bool]) -> None:
 
 
 def is_running(pid: int) -> bool:
-    """Tell whether a process is there, other than as a zombie that nobody has waited for."""
+    """Tell whether a front-end process is there; a zombie that nobody has waited for has no command any more."""
     try:
-        return "\nState:\tZ" not in Path(f"/proc/{pid}/status").read_text()
-    except FileNotFoundError:
+        return b"front-end process" in Path(f"/proc/{pid}/cmdline").read_bytes()
+    except (FileNotFoundError, ProcessLookupError):
         return False
 
 
