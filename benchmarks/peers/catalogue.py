@@ -6,15 +6,15 @@ from benchmarks.peers.peer import Compute, Peer
 from benchmarks.peers.plain import Echo, Plain
 from benchmarks.peers.ray_serve import RayServe
 from benchmarks.peers.running import Variant
-from benchmarks.peers.triton import TritonClient, TritonInline, TritonScript
+from benchmarks.peers.triton import triton_client, triton_inline, triton_script
 
 _ALL: tuple[Peer, ...] = (
     Ours(),
     OursInProcesses(),
     Plain(),
-    TritonClient(),
-    TritonScript(),
-    TritonInline(),
+    triton_client(),
+    triton_script(),
+    triton_inline(),
     MlServer(),
     RayServe(),
     Echo(),

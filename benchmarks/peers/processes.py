@@ -5,7 +5,7 @@ import secrets
 import signal
 import subprocess
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
 MARK = "CASCADE_PEER_MARK"
@@ -54,37 +54,51 @@ class Processes:
 
     def pause(self) -> None:
         """Stop all of them where they are: they take no CPU until :meth:`resume`."""
-        _send(self.mark, signal.SIGSTOP)
+        _send(marked_pids(self.mark), signal.SIGSTOP)
 
     def resume(self) -> None:
         """Let them go on."""
-        _send(self.mark, signal.SIGCONT)
+        _send(marked_pids(self.mark), signal.SIGCONT)
 
     def end(self) -> None:
         """Ask the command to end, and kill what is left after some seconds."""
         self.resume()
+        # Those that have lost the mark can't be found any more once their parents are gone.
+        births = {pid: _birth(pid) for pid in marked_pids(self.mark)}
         self._root.terminate()
         _wait_while(lambda: self.is_alive, _END_S)
-        _wait_while(lambda: bool(marked_pids(self.mark)), _LEFT_S)
-        while marked_pids(self.mark):
-            _send(self.mark, signal.SIGKILL)
+        _wait_while(lambda: bool(_living(births)), _LEFT_S)
+        while left := {*_living(births), *marked_pids(self.mark)}:
+            _send(left, signal.SIGKILL)
             time.sleep(_POLL_S)
         self._root.wait()
 
 
 def marked_pids(mark: str) -> list[int]:
-    """Find the processes that carry a mark; zombies, which have no environment left, are not among them."""
+    """Find the processes that carry a mark, and their descendants; zombies are not among them.
+
+    A process that sets its title may overwrite its environment, as some of Ray's do, so the mark alone is not enough.
+    """
     entry = f"{MARK}={mark}".encode()
-    found = []
+    found: set[int] = set()
+    children: dict[int, list[int]] = {}
     for folder in Path("/proc").iterdir():
         if folder.name.isdigit():
             try:
                 environment = (folder / "environ").read_bytes()
+                state, parent = _stat(folder)[:2]
             except OSError:  # it has just ended, or is another user's
                 continue
-            if entry in environment.split(b"\0"):
-                found.append(int(folder.name))
-    return found
+            if state != "Z":
+                children.setdefault(int(parent), []).append(int(folder.name))
+                if entry in environment.split(b"\0"):
+                    found.add(int(folder.name))
+    waiting = list(found)
+    while waiting:
+        new = [pid for pid in children.get(waiting.pop(), []) if pid not in found]
+        found.update(new)
+        waiting += new
+    return sorted(found)
 
 
 def cpu_s(pids: Sequence[int]) -> float:
@@ -92,11 +106,16 @@ def cpu_s(pids: Sequence[int]) -> float:
     ticks = 0
     for pid in pids:
         try:
-            fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+            fields = _stat(Path(f"/proc/{pid}"))
         except OSError:
             continue
         ticks += int(fields[11]) + int(fields[12])
     return ticks / _TICKS_PER_S
+
+
+def _stat(folder: Path) -> list[str]:
+    """Read what follows the name in a process's ``stat``: its state, its parent, and so on."""
+    return (folder / "stat").read_text().rpartition(")")[2].split()
 
 
 def machine_busy_s() -> float:
@@ -120,9 +139,22 @@ def _wait_while(condition: Callable[[], bool], seconds: float) -> None:
         time.sleep(_POLL_S)
 
 
-def _send(mark: str, number: signal.Signals) -> None:
-    for pid in marked_pids(mark):
+def _send(pids: Iterable[int], number: signal.Signals) -> None:
+    for pid in pids:
         try:
             os.kill(pid, number)
         except ProcessLookupError:
             continue
+
+
+def _birth(pid: int) -> str | None:
+    """Give what tells a process from a later one of the same number; None if it has ended."""
+    try:
+        fields = _stat(Path(f"/proc/{pid}"))
+    except OSError:
+        return None
+    return None if fields[0] == "Z" else fields[19]
+
+
+def _living(births: Mapping[int, str | None]) -> list[int]:
+    return [pid for pid, birth in births.items() if birth is not None and _birth(pid) == birth]

@@ -2,24 +2,46 @@
 
 import shutil
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
 
 from benchmarks.peers.peer import INSIDE, Assignment, Engine, Server, computes, free_port, launch, python_of
 from benchmarks.peers.wire import WireName
 
 _MAX_BATCH_SIZE = 64
+_PROBABILITIES = '{ name: "probabilities" data_type: TYPE_FP32 dims: [-1] }'
+_ANSWER = '{ name: "label" data_type: TYPE_INT64 dims: [1] }, { name: "confidence" data_type: TYPE_FP32 dims: [1] }'
 _LIBRARIES = "import sysconfig; print(sysconfig.get_config_var('LIBDIR'))"
 _VERSION = "import sys; print('%d.%d' % sys.version_info[:2])"
 
 
-class _Triton:
+Write = Callable[[Path, Assignment], None]
+"""Writes a model repository."""
+
+
+class Triton:
     """A model repository of Python models, served by the real server.
 
-    Its documentation: an instance a core, dynamic batching on, small tensors through the backend's shared memory.
+    Its documentation: an instance a core, dynamic batching on.
+
+    Args:
+        name: of the peer.
+        wire: how it is asked.
+        shape: where the cascade is, in words.
+        write: the repository.
     """
 
-    wire = WireName.OPEN_INFERENCE
     computes = computes(Engine.ONNX_RUNTIME, Engine.OPENVINO)
+
+    def __init__(self, name: str, wire: WireName, shape: str, write: Write) -> None:
+        self.name = name
+        self.wire = wire
+        self._shape = shape
+        self._write = write
+
+    def describe(self) -> str:
+        """Say how it is set up."""
+        return f"Python backend; {self._shape}; an instance a core of each model, dynamic batching"
 
     def start(self, assignment: Assignment) -> Server:
         """Write the repository, and start the server."""
@@ -47,59 +69,34 @@ class _Triton:
         environment["PYTHONPATH"] += f":{package.parent}"
         return launch(assignment.folder, command, environment, port)
 
-    def _write(self, models: Path, assignment: Assignment) -> None:
-        raise NotImplementedError
 
+def triton_script() -> Triton:
+    """Script the cascade in the server, over members that are models of their own."""
 
-class TritonScript(_Triton):
-    """The cascade scripted in the server, over members that are models of their own."""
-
-    name = "triton-script"
-
-    def describe(self) -> str:
-        """Say how it is set up."""
-        return "Python backend, cascade as business logic script over two models, an instance a core of each"
-
-    def _write(self, models: Path, assignment: Assignment) -> None:
+    def write(models: Path, assignment: Assignment) -> None:
         _write_members(models, assignment)
-        _write_model(models, "cascade", "triton_script.py", _cascade_outputs(), assignment)
+        _write_model(models, "cascade", "triton_script.py", _ANSWER, assignment)
+
+    return Triton("triton-script", WireName.OPEN_INFERENCE, "cascade scripted in a model over two models", write)
 
 
-class TritonInline(_Triton):
-    """The cascade inside one Python model, without a hop in between."""
+def triton_inline() -> Triton:
+    """Put the cascade inside one Python model, without a hop in between."""
 
-    name = "triton-inline"
+    def write(models: Path, assignment: Assignment) -> None:
+        _write_model(models, "cascade", "triton_inline.py", _ANSWER, assignment)
 
-    def describe(self) -> str:
-        """Say how it is set up."""
-        return "Python backend, one model with the whole cascade, an instance a core"
-
-    def _write(self, models: Path, assignment: Assignment) -> None:
-        _write_model(models, "cascade", "triton_inline.py", _cascade_outputs(), assignment)
+    return Triton("triton-inline", WireName.OPEN_INFERENCE, "one model with the whole cascade inside", write)
 
 
-class TritonClient(_Triton):
-    """Members as models of their own; the client asks the second about what the first is not sure of."""
-
-    name = "triton-client"
-    wire = WireName.IN_CLIENT
-
-    def describe(self) -> str:
-        """Say how it is set up."""
-        return "Python backend, two models, an instance a core of each; the cascade runs in the client"
-
-    def _write(self, models: Path, assignment: Assignment) -> None:
-        _write_members(models, assignment)
+def triton_client() -> Triton:
+    """Have members as models of their own; the client asks the second about what the first is not sure of."""
+    return Triton("triton-client", WireName.IN_CLIENT, "two models, and the cascade in the client", _write_members)
 
 
 def _write_members(models: Path, assignment: Assignment) -> None:
-    outputs = '{ name: "probabilities" data_type: TYPE_FP32 dims: [-1] }'
     for stage in range(len(assignment.graphs)):
-        _write_model(models, f"member{stage}", "triton_member.py", outputs, assignment, stage=stage)
-
-
-def _cascade_outputs() -> str:
-    return '{ name: "label" data_type: TYPE_INT64 dims: [1] }, { name: "confidence" data_type: TYPE_FP32 dims: [1] }'
+        _write_model(models, f"member{stage}", "triton_member.py", _PROBABILITIES, assignment, stage=stage)
 
 
 def _write_model(

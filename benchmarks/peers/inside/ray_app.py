@@ -80,7 +80,7 @@ def _free_port() -> int:
 def main() -> None:
     """Serve until SIGTERM."""
     settings = read_settings()
-    ray.init(num_cpus=settings.workers, include_dashboard=False, log_to_driver=False)
+    ray.init("local", num_cpus=settings.workers, include_dashboard=False, log_to_driver=False)
     serve.start(
         http_options=HTTPOptions(host="127.0.0.1", port=_free_port()),
         grpc_options=gRPCOptions(port=settings.port, grpc_servicer_functions=["ray_service.add_to_server"]),
