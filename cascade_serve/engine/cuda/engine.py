@@ -69,7 +69,7 @@ class DeviceEngine:
         self._lock = threading.Lock()
         # What follows is guarded by the lock.
         self._has_work = threading.Condition(self._lock)
-        self._ticket_ended = threading.Condition(self._lock)
+        self._rows_left = threading.Condition(self._lock)
         self._scheduler = SegmentScheduler(plan, config, self._answers)
         self._tickets: set[RowTicket] = set()
         self._is_stopping = False
@@ -121,7 +121,8 @@ class DeviceEngine:
         """Admit nothing more and wait for the rows in flight; tell whether all were answered in time."""
         with self._lock:
             self._is_stopping = True
-            return self._ticket_ended.wait_for(lambda: not self._tickets, timeout_s)
+            # A batch may still run over rows whose requests have ended.
+            return self._rows_left.wait_for(lambda: self.rows_in_flight == 0, timeout_s)
 
     def close(self) -> None:
         """Fail what is left, wait for the batches that run, and free the device. May be called twice."""
@@ -193,6 +194,7 @@ class DeviceEngine:
         finally:
             with self._lock:
                 self._scheduler.finish(batch)
+                self._rows_left.notify_all()
 
     def _run_and_settle(self, lane: Lane, batch: Batch) -> None:
         name = self.plan.members[batch.member].name
@@ -262,8 +264,7 @@ class DeviceEngine:
             self._scheduler.end(ticket, AbandonedError("the request's thread gave up"))
             self._scheduler.release(ticket)
             self._tickets.discard(ticket)
-            if not self._tickets:
-                self._ticket_ended.notify_all()
+            self._rows_left.notify_all()
 
     def abandon(self, ticket: RowTicket) -> None:
         """Take a ticket's rows out, as its caller has gone."""
