@@ -64,7 +64,7 @@ class Comparison:
     def _try(self, contender: Contender, load: Load, repeat: int) -> None:
         """A peer that fails leaves the comparison, and stops no other."""
         try:
-            seen = self._run(contender, load)
+            seen = self._run(contender, load, repeat)
         except (PeerFailure, OSError) as failure:
             contender.failure = str(failure)
             contender.stop()
@@ -78,13 +78,13 @@ class Comparison:
             file.write(json.dumps(entry) + "\n")
         print(f"{load} {variant.name}: {seen.images_per_s:,.0f} images/s", file=sys.stderr, flush=True)
 
-    def _run(self, contender: Contender, load: Load) -> Seen:
+    def _run(self, contender: Contender, load: Load, repeat: int) -> Seen:
         with contender.turn() as server:
             job = contender.job(server, images_per_request=load.images_per_request)
             job = replace(job, seconds=self._settings.seconds, warm_up_s=self._settings.warm_up_s)
             if load.is_open:
                 rate = load.level / 100 * self._peak(contender.variant, load) / load.images_per_request
-                return generate(replace(job, rate=rate))
+                return generate(replace(job, rate=rate, seed=repeat))
             return generate(replace(job, concurrency=load.level))
 
     def _peak(self, variant: Variant, load: Load) -> float:

@@ -4,11 +4,12 @@ One for all peers. Callers are threads over blocking calls, which cost less CPU 
 encoded before the run, and answers are decoded after it. All connections are used in turn, whatever the concurrency, as
 a server of several processes gets its share of work by connections.
 """
-# Shapes: N images, B images of a request, R requests, HWC image.
+# Shapes: N images, B images of a request, A answered images of a run, HWC image.
 
 import gc
 import itertools
 import json
+import math
 import resource
 import sys
 import threading
@@ -22,13 +23,13 @@ import numpy as np
 
 from benchmarks.peers.processes import cpu_s, machine_busy_s, marked_pids, stolen_s
 from benchmarks.peers.wire import Call, Wire, WireName, make_wire
-from cascade_serve.core.arrays import BoolArray, ImageArray, IntArray
+from cascade_serve.core.arrays import ImageArray, IntArray
 
 _OPEN_LOOP_CALLERS = 128
 """Bound on the requests in flight of an open loop; what comes due beyond it waits, and its wait is counted."""
 _CALL_TIMEOUT_S = 30.0
 _CONNECT_TIMEOUT_S = 20.0
-_SEED = 0
+_ORDER_SEED = 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,12 +45,14 @@ class Job:
         images: .npy file, uint8 [N, H, W, C].
         expected: .npy file, int64 [N]: the labels that the cascade gives.
         truth: .npy file, int64 [N]: the classes.
+        reference: .npy file, int64 [N]: the labels of the fp32 cascade, whose accuracy is the measure.
         images_per_request: B.
         concurrency: callers, in a closed loop.
         rate: requests a second as a Poisson process; None is a closed loop.
         seconds: length of the measured part.
         warm_up_s: before it.
         connections: channels that share no TCP connection.
+        seed: of the Poisson process.
         objective_s: answers later than this are not good; None counts all.
     """
 
@@ -61,12 +64,14 @@ class Job:
     images: str
     expected: str
     truth: str
+    reference: str
     images_per_request: int
     concurrency: int = 1
     rate: float | None = None
     seconds: float = 4.0
     warm_up_s: float = 1.0
     connections: int = 16
+    seed: int = 0
     objective_s: float | None = None
 
 
@@ -81,7 +86,8 @@ class Seen:
         errors: calls that failed, by status.
         unsent: requests that were due, but for which no caller was free before the end.
         agreement: share of answered images whose label is the expected one.
-        accuracy: share whose label is the class; of distinct images, as often as they were asked about.
+        accuracy: share whose label is the class.
+        reference_accuracy: what it would be by the reference's labels, on the same images.
         good_per_s: images a second answered within the objective.
         server_cpu_s, client_cpu_s, other_cpu_s, stolen_cpu_s: processor seconds in the measured part; others are all
             processes but the server's and this one, and stolen is what the host kept.
@@ -97,6 +103,7 @@ class Seen:
     unsent: int
     agreement: float
     accuracy: float
+    reference_accuracy: float
     good_per_s: float
     server_cpu_s: float
     client_cpu_s: float
@@ -145,7 +152,7 @@ class Arrivals:
         self._started = threading.Event()
         if job.rate is not None:
             count = round(job.rate * self._length_s * 1.5) + 100
-            due_s = np.cumsum(np.random.default_rng(_SEED).exponential(1 / job.rate, count))
+            due_s = np.cumsum(np.random.default_rng(job.seed).exponential(1 / job.rate, count))
             self._due_s = due_s[due_s < self._length_s].tolist()
 
     def start(self) -> None:
@@ -248,7 +255,7 @@ def _share(calls: list[Call], caller: int, num_callers: int) -> list[Call]:
 
 
 def _batches(num_images: int, size: int) -> list[IntArray]:
-    order = np.random.default_rng(_SEED).permutation(num_images)
+    order = np.random.default_rng(_ORDER_SEED).permutation(num_images)
     return [order[first : first + size] for first in range(0, num_images - size + 1, size)]
 
 
@@ -266,10 +273,10 @@ def _summarise(
     is_inside = is_answered & (clock_s >= first.time_s) & (clock_s < last.time_s)
     latency_s = (done_s - due_s)[is_inside]
     seconds = last.time_s - first.time_s
-    agreement, accuracy = _judge(job, wire, batches, [(indices[at], answers[at]) for at in np.flatnonzero(is_inside)])
+    judged = _judge(job, wire, batches, [(indices[at], answers[at]) for at in np.flatnonzero(is_inside)])
     num_good = _count_good(latency_s, job.objective_s)
     server_s, client_s = last.server_s - first.server_s, last.client_s - first.client_s
-    rank_ms = [1e3 * float(np.percentile(latency_s, rank)) if len(latency_s) else float("nan") for rank in (50, 99)]
+    rank_ms = [1e3 * float(np.percentile(latency_s, rank)) if len(latency_s) else math.nan for rank in (50, 99)]
     errors: dict[str, int] = {}
     for tally in tallies:
         for code, count in tally.errors.items():
@@ -279,11 +286,12 @@ def _summarise(
         images_per_s=job.images_per_request * int(is_inside.sum()) / seconds,
         p50_ms=rank_ms[0],
         p99_ms=rank_ms[1],
-        mean_ms=1e3 * float(latency_s.mean()) if len(latency_s) else float("nan"),
+        mean_ms=1e3 * float(latency_s.mean()) if len(latency_s) else math.nan,
         errors=errors,
         unsent=unsent,
-        agreement=agreement,
-        accuracy=accuracy,
+        agreement=judged[0],
+        accuracy=judged[1],
+        reference_accuracy=judged[2],
         good_per_s=job.images_per_request * num_good / seconds,
         server_cpu_s=server_s,
         client_cpu_s=client_s,
@@ -299,19 +307,16 @@ def _count_good(latency_s: np.ndarray, objective_s: float | None) -> int:
 
 def _judge(
     job: Job, wire: Wire, batches: list[IntArray], answered: list[tuple[int, bytes | None]]
-) -> tuple[float, float]:
-    """Compare labels with those expected, and with the classes."""
-    expected_N, truth_N = np.load(job.expected), np.load(job.truth)
-    as_expected: list[BoolArray] = []
-    as_true: list[BoolArray] = []
-    for index, answer in answered:
-        assert answer is not None
-        labels_B = wire.labels(answer)
-        as_expected.append(labels_B == expected_N[batches[index]])
-        as_true.append(labels_B == truth_N[batches[index]])
+) -> tuple[float, float, float]:
+    """Give agreement, accuracy and the reference's accuracy over all answers; NaN where there is none."""
     if not answered:
-        return float("nan"), float("nan")
-    return float(np.concatenate(as_expected).mean()), float(np.concatenate(as_true).mean())
+        return math.nan, math.nan, math.nan
+    asked_A = np.concatenate([batches[index] for index, _ in answered])
+    labels_A = np.concatenate([wire.labels(answer) for _, answer in answered if answer is not None])
+    truth_A = np.load(job.truth)[asked_A]
+    agreement = float((labels_A == np.load(job.expected)[asked_A]).mean())
+    reference_accuracy = float((np.load(job.reference)[asked_A] == truth_A).mean())
+    return agreement, float((labels_A == truth_A).mean()), reference_accuracy
 
 
 def main() -> None:

@@ -59,9 +59,9 @@ def measure(contender: Contender, arguments: argparse.Namespace) -> list[Point]:
         points = []
         for share in _SHARES:
             seen: dict[str, list[Seen]] = {model: [] for model in _MODELS}
-            for _ in range(arguments.repeats):
+            for repeat in range(arguments.repeats):
                 for model in _MODELS:
-                    seen[model].append(generate(replace(jobs[model], rate=share * peak)))
+                    seen[model].append(generate(replace(jobs[model], rate=share * peak, seed=repeat)))
             points += [Point(model=model, rate=share * peak, seen=tuple(seen[model])) for model in _MODELS]
     return points
 

@@ -8,7 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from benchmarks.peers.loads import Load
-from benchmarks.peers.tables import ECHO, OURS, Run, group, median
+from benchmarks.peers.tables import ECHO, OURS, Run, best_of, group, median
 
 _OURS_COLOUR, _OTHERS_COLOUR = "#c1121f", "#669bbc"
 
@@ -42,33 +42,35 @@ def _draw_servers(runs: Sequence[Run], load: Load, path: Path) -> None:
         bars = axes.barh(names, values, color=colours)
         axes.bar_label(bars, fmt="{:,.0f}", padding=3)
         axes.set_xlabel(title)
-        axes.margins(x=0.15)
+        axes.margins(x=0.15, y=0.01)
         axes.spines[["top", "right"]].set_visible(False)
     figure.suptitle(load.title)
     figure.savefig(path, dpi=120)
 
 
 def _draw_latency(runs: Sequence[Run], size: int, path: Path) -> None:
-    """Lines over the images a second that came, p99 full and p50 dotted."""
-    figure = Figure(figsize=(9, 5.5), layout="constrained")
+    """Lines over the images a second that came, p99 full, p50 dotted; of each server its best engine and precision."""
+    figure = Figure(figsize=(11, 5.5), layout="constrained")
     axes: Axes = figure.subplots()
-    for peer, compute in group(runs):
-        points = []
-        for load in sorted({run.load for run in runs}, key=lambda load: load.level):
-            repeats = [run for run in runs if run.load == load and run.variant == (peer, compute)]
-            if repeats:
-                rate = median(repeats, lambda seen: seen.images_per_s)
-                points.append(
-                    (rate, median(repeats, lambda seen: seen.p99_ms), median(repeats, lambda seen: seen.p50_ms))
-                )
-        rates, p99_ms, p50_ms = zip(*points, strict=True)
-        width = 2.5 if peer in OURS else 1.2
-        (line,) = axes.plot(rates, p99_ms, marker="o", linewidth=width, label=f"{peer}, {compute.replace('-', ' ')}")
-        axes.plot(rates, p50_ms, linestyle=":", linewidth=width, color=line.get_color())
+    loads = sorted({run.load for run in runs}, key=lambda load: load.level)
+    top = group([run for run in runs if run.load == loads[-1]])
+    for peer in dict.fromkeys(run.peer for run in runs):
+        best = best_of(top, [peer], None)
+        if best is None:
+            continue
+        mine = [[run for run in runs if run.load == load and run.variant == best[0].variant] for load in loads]
+        mine = [repeats for repeats in mine if repeats]
+        rates = [median(repeats, lambda seen: seen.images_per_s) for repeats in mine]
+        p99_ms = [median(repeats, lambda seen: seen.p99_ms) for repeats in mine]
+        p50_ms = [median(repeats, lambda seen: seen.p50_ms) for repeats in mine]
+        width = 3.0 if peer in OURS else 1.2
+        label = f"{peer}, {best[0].compute.replace('-', ' ')}"
+        (line,) = axes.plot(rates, p99_ms, marker="o", linewidth=width, label=label)
+        axes.plot(rates, p50_ms, marker=".", linestyle=":", linewidth=width, color=line.get_color())
     axes.set_yscale("log")
     axes.set_xlabel("images a second, Poisson arrivals")
     axes.set_ylabel("latency, ms: p99, and p50 dotted")
     axes.set_title(f"{size} image{'s' if size > 1 else ''} a request, at shares of each server's own peak")
-    axes.legend(fontsize="small")
     axes.spines[["top", "right"]].set_visible(False)
+    figure.legend(loc="outside right upper", fontsize="small", frameon=False)
     figure.savefig(path, dpi=120)

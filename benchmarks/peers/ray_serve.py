@@ -1,5 +1,7 @@
 """Ray Serve's model composition: an ingress deployment that asks one deployment a member."""
 
+import itertools
+
 from benchmarks.peers.peer import INSIDE, Assignment, Engine, Server, computes, free_port, launch, python_of
 from benchmarks.peers.wire import WireName
 
@@ -12,6 +14,9 @@ _TUNING = {
     # Its workers would stand back behind every other process of the machine.
     "RAY_worker_niceness": "0",
 }
+_PORTS = ("RAY_SERVE_HAPROXY_STATS_PORT", "RAY_SERVE_HAPROXY_METRICS_PORT")
+_FIRST_REPLICA_PORT = 10_000
+_REPLICA_PORTS = 50
 
 
 class RayServe:
@@ -21,6 +26,9 @@ class RayServe:
     wire = WireName.WRAPPED_BYTES
     computes = computes(Engine.ONNX_RUNTIME)
 
+    def __init__(self) -> None:
+        self._starts = itertools.count()
+
     def describe(self) -> str:
         """Say how it is set up."""
         return "composition of three deployments, a replica a core of each, gRPC ingress, high throughput mode"
@@ -28,7 +36,11 @@ class RayServe:
     def start(self, assignment: Assignment) -> Server:
         """Start a Ray of its own with the application."""
         port = free_port()
-        names = ("RAY_SERVE_HAPROXY_STATS_PORT", "RAY_SERVE_HAPROXY_METRICS_PORT")
-        ports = {name: str(free_port()) for name in names}
+        ports = {name: str(free_port()) for name in _PORTS}
+        # Two clusters would otherwise share the ports of their replicas, and get each other's requests.
+        first = _FIRST_REPLICA_PORT + 2 * _REPLICA_PORTS * next(self._starts)
+        for protocol, start in (("GRPC", first), ("HTTP", first + _REPLICA_PORTS)):
+            ports[f"RAY_SERVE_DIRECT_INGRESS_MIN_{protocol}_PORT"] = str(start)
+            ports[f"RAY_SERVE_DIRECT_INGRESS_MAX_{protocol}_PORT"] = str(start + _REPLICA_PORTS - 1)
         command = [python_of("ray"), INSIDE / "ray_app.py"]
         return launch(assignment.folder, command, {**assignment.settings(port), **_TUNING, **ports}, port)

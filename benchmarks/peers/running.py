@@ -13,13 +13,14 @@ import grpc
 import numpy as np
 
 from benchmarks.peers.load import Job, Seen
-from benchmarks.peers.peer import HERE, Assignment, Compute, Peer, Server, num_cores
+from benchmarks.peers.peer import HERE, Assignment, Compute, Engine, Peer, Precision, Server, num_cores
 from benchmarks.peers.wire import make_wire
 from benchmarks.peers.work import CASCADE, THRESHOLD, Work
 
 _READY_S = 180.0
 _PROBE_S = 2.0
 _POLL_S = 0.2
+_FP32 = Compute(engine=Engine.ONNX_RUNTIME, precision=Precision.FP32)
 _GENERATOR_S = 60.0
 """On top of its run: starting, connecting, judging."""
 
@@ -93,6 +94,7 @@ class Contender:
             images=str(self._work.images),
             expected=str(self._work.expected(self.variant.compute, model)),
             truth=str(self._work.truth),
+            reference=str(self._work.expected(_FP32, model)),
             images_per_request=images_per_request,
         )
 

@@ -83,7 +83,7 @@ def ratio(above: Sequence[Run], below: Sequence[Run], value: Callable[[Seen], fl
 def _print_load(runs: Sequence[Run]) -> None:
     titles = ["server", "engine, precision", "images/s", "ours to it", "p50 ms", "p99 ms", "server CPU ms an image"]
     titles += ["client CPU ms a request", "cores: server, client, others, stolen", "images a core-second"]
-    titles += ["as expected %", "accuracy %", "errors, unsent"]
+    titles += ["as expected %", "accuracy % (fp32 cascade's)", "errors, unsent"]
     print(f"| {' | '.join(titles)} |\n|{' --- |' * len(titles)}")
     groups = group(runs)
     for (peer, compute), repeats in groups.items():
@@ -114,7 +114,7 @@ def _figures(runs: Sequence[Run]) -> list[str]:
         ", ".join(f"{each:.2f}" for each in cores),
         f"{middle(images_a_core_second):,.0f}",
         f"{100 * agreement:.2f}{' **wrong**' if is_wrong else ''}",
-        f"{100 * middle(lambda seen: seen.accuracy):.2f}",
+        f"{100 * middle(lambda seen: seen.accuracy):.2f} ({100 * middle(lambda seen: seen.reference_accuracy):.2f})",
         f"{sum(sum(run.seen.errors.values()) for run in runs)}, {sum(run.seen.unsent for run in runs)}",
     ]
 

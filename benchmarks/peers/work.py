@@ -8,7 +8,7 @@ import json
 import shutil
 import subprocess
 import tarfile
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +16,7 @@ import onnxruntime as ort
 
 from benchmarks.peers.peer import Compute, Engine, Precision
 from benchmarks.server import COMMAND
-from cascade_serve.core.arrays import FloatArray, ImageArray, IntArray
+from cascade_serve.core.arrays import FloatArray, ImageArray
 from model_zoo.image_folder import read_images, scan_image_folder
 
 MEMBERS = ("resnet20", "resnet56")
@@ -89,7 +89,8 @@ def prepare(data: Path, folder: Path, wanted: list[Compute]) -> Work:
     if not work.truth.exists():
         _write_images(data, work)
     # Peers read ONNX Runtime's graphs, whatever engine runs them.
-    sources = [Compute(engine=Engine.ONNX_RUNTIME, precision=_stored(compute.precision)) for compute in wanted]
+    fp32 = Compute(engine=Engine.ONNX_RUNTIME, precision=Precision.FP32)  # the measure of all accuracies
+    sources = [fp32, *(replace(fp32, precision=_stored(compute.precision)) for compute in wanted)]
     for compute in dict.fromkeys([*sources, *wanted]):
         if not (work.repository(compute) / SINGLE).exists():
             _write_bundles(data, work, compute)
@@ -178,10 +179,3 @@ def _probabilities(graph: Path, images_NHWC: ImageArray) -> FloatArray:
     powers_NK = np.exp(logits_NK - logits_NK.max(axis=1, keepdims=True))
     probabilities_NK: FloatArray = powers_NK / powers_NK.sum(axis=1, keepdims=True)
     return probabilities_NK
-
-
-def accuracy(work: Work, compute: Compute, model: str) -> float:
-    """Give the accuracy of the expected labels."""
-    expected_N: IntArray = np.load(work.expected(compute, model))
-    truth_N: IntArray = np.load(work.truth)
-    return float((expected_N == truth_N).mean())

@@ -148,6 +148,7 @@ def job(server: str, tmp_path: Path) -> Job:
         images=str(tmp_path / "images.npy"),
         expected=str(tmp_path / "expected.npy"),
         truth=str(tmp_path / "truth.npy"),
+        reference=str(tmp_path / "truth.npy"),
         images_per_request=1,
         seconds=0.4,
         warm_up_s=0.1,
@@ -160,6 +161,7 @@ def test_a_closed_loop_counts_answers_judges_labels_and_reports_errors(job: Job)
     assert seen.agreement == 1.0
     # Labels 0, 1, 2 come back in turn, and 3 fails; 0 and 1 are right.
     assert seen.accuracy == pytest.approx(2 / 3, abs=0.2)
+    assert seen.reference_accuracy == 1.0
     assert set(seen.errors) == {"INTERNAL"}
     assert seen.images_per_s == pytest.approx(seen.requests / seen.seconds)
     assert 0 < seen.p50_ms <= seen.p99_ms
@@ -237,10 +239,23 @@ def test_the_best_is_the_fastest_by_median() -> None:
 
 def _run(peer: str, repeat: int, rate: float) -> Run:
     seen = Seen(
-        requests=1, images_per_s=rate, p50_ms=1.0, p99_ms=2.0, mean_ms=1.0, errors={}, unsent=0, agreement=1.0,
-        accuracy=1.0, good_per_s=rate, server_cpu_s=1.0, client_cpu_s=1.0, other_cpu_s=0.0, stolen_cpu_s=0.0,
+        requests=1,
+        images_per_s=rate,
+        p50_ms=1.0,
+        p99_ms=2.0,
+        mean_ms=1.0,
+        errors={},
+        unsent=0,
+        agreement=1.0,
+        accuracy=1.0,
+        reference_accuracy=1.0,
+        good_per_s=rate,
+        server_cpu_s=1.0,
+        client_cpu_s=1.0,
+        other_cpu_s=0.0,
+        stolen_cpu_s=0.0,
         seconds=1.0,
-    )  # fmt: skip
+    )
     compute = str(Compute(engine=Engine.ONNX_RUNTIME, precision=Precision.FP32))
     load = Load(is_open=False, level=32, images_per_request=1)
     return Run(peer=peer, compute=compute, load=load, repeat=repeat, seen=seen)
