@@ -1,6 +1,5 @@
 """Skips what this machine can't run, and says why."""
 
-import onnxruntime
 import pytest
 
 _NEEDS = {"torch": "needs a CUDA device that torch can use", "onnxruntime": "needs a CUDA device and onnxruntime-gpu"}
@@ -22,6 +21,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 def _has_cuda(library: str) -> bool:
     if library == "onnxruntime":
+        import onnxruntime
+
         return "CUDAExecutionProvider" in onnxruntime.get_available_providers()
     import torch
 
