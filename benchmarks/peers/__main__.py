@@ -22,7 +22,7 @@ from benchmarks.peers.catalogue import PEERS, all_computes, choose
 from benchmarks.peers.load import Seen
 from benchmarks.peers.loads import ALL, QUICK, Load, is_peak_of, parse_loads
 from benchmarks.peers.plots import draw
-from benchmarks.peers.running import Contender, PeerFailure, Variant, generate
+from benchmarks.peers.running import Contender, PeerFailure, Variant, all_stopped, generate
 from benchmarks.peers.tables import Run, print_tables
 from benchmarks.peers.work import Work, prepare
 
@@ -137,12 +137,9 @@ def main() -> None:
     work = prepare(arguments.data, arguments.work, all_computes(variants))
     contenders = [Contender(variant, work, out / "servers") for variant in variants]
     comparison = Comparison(contenders, settings)
-    try:
+    with all_stopped(contenders):
         for load in loads:
             comparison.measure(load)
-    finally:
-        for contender in contenders:
-            contender.stop()
     print_heading(variants, settings, work)
     print_tables(comparison.runs, loads)
     for contender in contenders:

@@ -18,7 +18,7 @@ from matplotlib.figure import Figure
 from benchmarks.environment import describe
 from benchmarks.peers.catalogue import choose
 from benchmarks.peers.load import Seen
-from benchmarks.peers.running import Contender, generate
+from benchmarks.peers.running import Contender, all_stopped, generate
 from benchmarks.peers.tables import images_a_core_second
 from benchmarks.peers.work import CASCADE, SINGLE, prepare
 
@@ -131,10 +131,8 @@ def main() -> None:
     arguments.out.mkdir(parents=True, exist_ok=True)
     work = prepare(arguments.data, arguments.work, [variant.compute])
     contender = Contender(variant, work, arguments.out / "servers")
-    try:
+    with all_stopped([contender]):
         points = measure(contender, arguments)
-    finally:
-        contender.stop()
     print(f"{describe()}; {variant.peer.describe()}; {variant.compute};")
     print(f"medians of {arguments.repeats} interleaved runs of {arguments.seconds:g} s\n")
     print_table(points, arguments.objective_ms)

@@ -1,10 +1,11 @@
 """Servers side by side: all are started, all but one stand still, and they take turns with the load generator."""
 
 import json
+import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -132,6 +133,17 @@ class Contender:
             except grpc.RpcError:
                 return False
         return len(wire.labels(answer)) == 1
+
+
+@contextmanager
+def all_stopped(contenders: Sequence[Contender]) -> Iterator[None]:
+    """Stop all servers on every way out, SIGTERM among them."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("stopped by SIGTERM"))
+    try:
+        yield
+    finally:
+        for contender in contenders:
+            contender.stop()
 
 
 def generate(job: Job) -> Seen:
