@@ -6,6 +6,7 @@ Host and device buffers are apart, as there, and what a lane does in which order
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
+from itertools import cycle
 from typing import Any
 
 import pytest
@@ -65,7 +66,10 @@ class Graph:
 def install(monkeypatch: pytest.MonkeyPatch) -> StandIn:
     """Put the stand-in in the place of ``torch.cuda``, until the test ends."""
     house = StandIn()
-    names = iter(f"stream {index}" for index in range(1000))
+    pools = iter(f"pool {index}" for index in range(1000))
+    # As torch's: the same again and again.
+    streams = cycle([Stream(house, f"stream {index}") for index in range(32)])
+    default = Stream(house, "default")
     real_zeros, real_run = torch.zeros, Step.run
 
     def zeros(*size: Any, device: object = None, pin_memory: bool = False, **options: Any) -> torch.Tensor:
@@ -88,10 +92,11 @@ def install(monkeypatch: pytest.MonkeyPatch) -> StandIn:
             house.capturing = None
 
     replacements: dict[str, object] = {
-        "Stream": lambda _device: Stream(house, next(names)),
+        "Stream": lambda _device: next(streams),
+        "current_stream": lambda _device: default,
         "Event": lambda: Event(house),
         "CUDAGraph": lambda: Graph(house),
-        "graph_pool_handle": lambda: next(names),
+        "graph_pool_handle": lambda: next(pools),
         "graph": graph,
         "stream": lambda _stream: nullcontext(),
         "device": lambda _device: nullcontext(),

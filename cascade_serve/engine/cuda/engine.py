@@ -4,6 +4,7 @@
 import logging
 import threading
 import time
+from bisect import bisect_left
 from collections.abc import Callable
 from functools import lru_cache, partial
 
@@ -72,6 +73,7 @@ class DeviceEngine:
         self._rows_left = threading.Condition(self._lock)
         self._scheduler = SegmentScheduler(plan, config, self._answers)
         self._tickets: set[RowTicket] = set()
+        self._num_uploading = 0
         self._is_stopping = False
         self._is_closed = False
         self._threads = [
@@ -98,13 +100,14 @@ class DeviceEngine:
             return self._scheduler.statistics.by_member()
 
     def warm_up(self) -> None:
-        """Make every member ready at every batch bucket on every lane, and learn what a run of one row takes.
+        """Make every member ready at each of its batch buckets on every lane, and learn what a run of one row takes.
 
         Call before the first request.
         """
+        buckets = self.config.batch_buckets
         for lane in self._executor.lanes:
-            for member in range(len(self.plan.members)):
-                for rows in reversed(self.config.batch_buckets):
+            for member, largest in enumerate(self._scheduler.largest_batch_M):
+                for rows in reversed(buckets[: bisect_left(buckets, largest) + 1]):
                     lane.prepare(member, rows)
                 self._time_run(lane, member)
 
@@ -125,7 +128,7 @@ class DeviceEngine:
             return self._rows_left.wait_for(lambda: self.rows_in_flight == 0, timeout_s)
 
     def close(self) -> None:
-        """Fail what is left, wait for the batches that run, and free the device. May be called twice."""
+        """Fail what is left, wait for the batches and uploads that run, and free the device. May be called twice."""
         with self._lock:
             self._is_stopping = True
             is_first, self._is_closed = not self._is_closed, True
@@ -135,6 +138,9 @@ class DeviceEngine:
         for thread in self._threads:
             thread.join()
         if is_first:
+            with self._lock:
+                # The device's streams go to the next engine, and must not bring it images for this one.
+                self._rows_left.wait_for(lambda: not self._num_uploading)
             self._executor.close()
 
     # A request comes in.
@@ -151,15 +157,20 @@ class DeviceEngine:
             slots = self._answers.take(len(request.images_BHWC))
             ticket = RowTicket(self, request=request, route=route, slots=slots, admitted_s=now_s)
             self._tickets.add(ticket)
+            self._num_uploading += 1
         try:
             self._executor.upload(slots, request.images_BHWC)
         except BaseException:
             self.release(ticket)
             raise
-        with self._lock:
-            if not ticket.is_closed:
-                self._scheduler.enqueue(ticket)
-                self._has_work.notify()
+        finally:
+            with self._lock:
+                self._num_uploading -= 1
+                if self._is_closed:
+                    self._rows_left.notify_all()
+                if not ticket.is_closed:
+                    self._scheduler.enqueue(ticket)
+                    self._has_work.notify()
         return ticket
 
     # A lane's thread looks for a batch, runs it and settles it.
@@ -214,10 +225,11 @@ class DeviceEngine:
             self._scheduler.settle(batch, verdicts, now_s)
 
     def _tell_gated(self, batch: Batch, rated_B: FloatArray, failed_B: BoolArray | None) -> None:
-        if failed_B is None:
+        told_B = batch.is_gated_B if failed_B is None else batch.is_gated_B & ~failed_B
+        if told_B.all():
             self._observer.rows_gated(batch.stage_B, rated_B)
-        elif not failed_B.all():
-            self._observer.rows_gated(batch.stage_B[~failed_B], rated_B[~failed_B])
+        elif told_B.any():
+            self._observer.rows_gated(batch.stage_B[told_B], rated_B[told_B])
 
     # A request waits, and goes out.
 

@@ -16,7 +16,7 @@ What orders what:
 
 import threading
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 
 import numpy as np
 import torch
@@ -24,12 +24,13 @@ import torch
 from cascade_serve.core.arrays import ImageArray
 from cascade_serve.engine.cuda.lane import Load, Port, Ports, Verdicts, padding_load
 from cascade_serve.engine.cuda.step import Step
+from cascade_serve.engine.cuda.streams import Streams
 from cascade_serve.errors import MemberError
 
 _WARM_UP_RUNS = 3
 """Before a capture: libraries load, choose algorithms and allocate workspaces, none of which a capture may do."""
 _capture_lock = threading.Lock()
-"""torch allows one capture at a time in a process."""
+"""torch allows one capture at a time in a process; and CUDA breaks one off where any thread waits for the device."""
 
 
 class GraphLane:
@@ -42,14 +43,23 @@ class GraphLane:
         step: with slab and members on the device.
         buckets: batch sizes, ascending.
         device: the device.
+        stream: nobody else's.
         uploads: the stream on which images arrive.
     """
 
-    def __init__(self, step: Step, buckets: Sequence[int], device: torch.device, uploads: torch.cuda.Stream) -> None:
+    def __init__(
+        self,
+        step: Step,
+        buckets: Sequence[int],
+        device: torch.device,
+        *,
+        stream: torch.cuda.Stream,
+        uploads: torch.cuda.Stream,
+    ) -> None:
         self._step = step
         self._device = device
+        self._stream = stream
         self._uploads = uploads
-        self._stream = torch.cuda.Stream(device)
         # NOTE: a wait for it spins, without Python's lock: the shortest way back, at the price of a core meanwhile.
         self._done = torch.cuda.Event()
         self._pool = torch.cuda.graph_pool_handle()
@@ -66,18 +76,16 @@ class GraphLane:
         port.fill(padding_load(rows, self._step.slab.padding_slot))
         graph = torch.cuda.CUDAGraph()
         try:
-            with _capture_lock, torch.cuda.device(self._device), torch.inference_mode():
-                with torch.cuda.stream(self._stream):
-                    port.inputs.data.copy_(port.host_inputs.data, non_blocking=True)
-                    for _ in range(_WARM_UP_RUNS):
-                        self._run(member, port)
+            with _capture_lock, _on(self._device, self._stream), torch.inference_mode():
+                port.inputs.data.copy_(port.host_inputs.data, non_blocking=True)
+                for _ in range(_WARM_UP_RUNS):
+                    self._run(member, port)
                 self._stream.synchronize()
                 # Only this thread is held to what a capture allows: an older version may be serving on the others.
                 with torch.cuda.graph(graph, pool=self._pool, stream=self._stream, capture_error_mode="thread_local"):
                     self._run(member, port)
                 # The first replay carries the graph to the device.
-                with torch.cuda.stream(self._stream):
-                    graph.replay()
+                graph.replay()
                 self._stream.synchronize()
         except RuntimeError as error:
             raise MemberError(str(error)) from error
@@ -89,7 +97,7 @@ class GraphLane:
         port = self._ports.for_rows(rows)
         port.fill(load)
         try:
-            with torch.cuda.stream(self._stream):
+            with _on(self._device, self._stream):
                 self._stream.wait_stream(self._uploads)
                 port.inputs.data.copy_(port.host_inputs.data, non_blocking=True)
                 graph = self._graphs.get((member, port.rows))
@@ -114,16 +122,20 @@ class GraphLane:
         assert self._launched is not None, "nothing was launched"
         port, load = self._launched
         try:
-            self._done.synchronize()
+            with torch.cuda.device(self._device):
+                self._done.synchronize()
         except RuntimeError as error:
             raise MemberError(str(error)) from error
         return port.verdicts(load)
 
     def close(self) -> None:
-        """Free the graphs and their memory."""
+        """Free the graphs and the buffers."""
         for graph in self._graphs.values():
-            graph.reset()
+            with suppress(RuntimeError):
+                graph.reset()
         self._graphs.clear()
+        self._launched = None
+        del self._ports
 
     def _run(self, member: int, port: Port) -> None:
         self._step.run(member, port.inputs.columns, port.outputs.columns, port.probabilities_BK)
@@ -137,6 +149,9 @@ class CudaExecutor:
         num_lanes: batches that run at the same time, each on a stream of its own.
         buckets: batch sizes, ascending.
         device: the device, with its index.
+
+    Raises:
+        ConfigError: the engines of this process hold all of the device's streams.
     """
 
     def __init__(self, step: Step, num_lanes: int, buckets: Sequence[int], device: torch.device) -> None:
@@ -147,27 +162,50 @@ class CudaExecutor:
         self._images_RHWC = step.slab.images_RHWC
         self._staging_RHWC = torch.zeros(self._images_RHWC.shape, dtype=torch.uint8, pin_memory=True)
         self._staging = self._staging_RHWC.numpy()
-        self._uploads = torch.cuda.Stream(device)
-        self.lanes = tuple(GraphLane(step, buckets, device, self._uploads) for _ in range(num_lanes))
-        # Weights and buffers were written on the default stream, for which those of torch's pool don't wait.
-        torch.cuda.synchronize(device)
+        self._streams = Streams(device)
+        try:
+            self._uploads = self._streams.take()
+            self.lanes = tuple(
+                GraphLane(step, buckets, device, stream=self._streams.take(), uploads=self._uploads)
+                for _ in range(num_lanes)
+            )
+            # Weights and buffers were written on the default stream, for which those of torch's pool don't wait.
+            torch.cuda.current_stream(device).synchronize()
+        except BaseException:
+            self._streams.give_back()
+            raise
 
     def upload(self, slots: Sequence[int], images_BHWC: ImageArray) -> None:
         """Copy images to the pinned image of the slab, and from there, asynchronously, to it; see the protocol."""
         self._staging[np.asarray(slots)] = images_BHWC
         try:
-            with torch.cuda.stream(self._uploads):
+            with _on(self._device, self._uploads):
                 for run in runs_of(slots):
                     self._images_RHWC[run].copy_(self._staging_RHWC[run], non_blocking=True)
         except RuntimeError as error:
             raise MemberError(str(error)) from error
 
     def close(self) -> None:
-        """Free the graphs; see the protocol."""
-        with suppress(RuntimeError):
-            torch.cuda.synchronize(self._device)
-        for lane in self.lanes:
-            lane.close()
+        """Free graphs, buffers and streams; see the protocol."""
+        with _capture_lock:
+            with suppress(RuntimeError):
+                torch.cuda.synchronize(self._device)
+            for lane in self.lanes:
+                lane.close()
+            # NOTE: torch marks the end of a pinned buffer on the streams that used it, which must not be capturing.
+            del self._staging, self._staging_RHWC
+        self._streams.give_back()
+
+
+@contextmanager
+def _on(device: torch.device, stream: torch.cuda.Stream) -> Iterator[None]:
+    """Let this thread launch on a stream.
+
+    A stream's own context leaves by selecting the device before, which makes a context on it, half a gigabyte large,
+    even where nobody uses that device; the device's own doesn't.
+    """
+    with torch.cuda.device(device), torch.cuda.stream(stream):
+        yield
 
 
 def runs_of(slots: Sequence[int]) -> Iterator[slice]:

@@ -13,6 +13,7 @@ from cascade_serve.engine.cuda.lane import EagerExecutor, Executor
 from cascade_serve.engine.cuda.network import find_device, load_network
 from cascade_serve.engine.cuda.step import DeviceSlab, Member, Step
 from cascade_serve.engine.protocol import Engine, EngineConfig, Observer
+from cascade_serve.errors import ConfigError
 
 
 def open_torch_engine(
@@ -35,18 +36,18 @@ def open_torch_engine(
         is_certified: False marks every answer as uncertified.
 
     Raises:
-        ConfigError: a device is absent, or a member's precision is none of torch's.
+        ConfigError: a device is absent or has no room, or a member's precision is none of torch's.
         BundleError: a member has no torch weights, or they can't be loaded.
     """
     found = [find_device(name) for name in devices]
     engines: list[DeviceEngine] = []
     try:
         for device in found:
-            step = _make_step(bundle, config, device)
+            executor = _make_executor(bundle, config, device)
             engines.append(
                 DeviceEngine(
                     bundle.plan,
-                    make_executor(step, config, device),
+                    executor,
                     config=config,
                     fingerprint=fingerprint,
                     observer=observer,
@@ -58,6 +59,16 @@ def open_torch_engine(
             engine.close()
         raise
     return engines[0] if len(engines) == 1 else EngineFleet(engines)
+
+
+def _make_executor(bundle: Bundle, config: EngineConfig, device: torch.device) -> Executor:
+    try:
+        return make_executor(_make_step(bundle, config, device), config, device)
+    except RuntimeError as error:
+        raise ConfigError(
+            f"{bundle.path}: torch can't lay it out on {device} with max_queue_rows {config.max_queue_rows},"
+            f" max_batch_size {config.max_batch_size} and workers {config.workers}: {error}"
+        ) from error
 
 
 def _make_step(bundle: Bundle, config: EngineConfig, device: torch.device) -> Step:

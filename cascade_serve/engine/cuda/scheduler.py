@@ -29,6 +29,7 @@ class Batch:
         load: what the device is told of them.
         stage_B: int64 [B], where each row stands in its route.
         forced_B: uint8 [B] of :class:`ExitReason`: why a row leaves here when not by its confidence.
+        is_gated_B: bool [B], the row comes to a gate here; an ensemble's does at its last stage alone.
         queued_s_B: float64 [B], when each was queued.
     """
 
@@ -37,6 +38,7 @@ class Batch:
     load: Load
     stage_B: IntArray
     forced_B: CodeArray
+    is_gated_B: BoolArray
     queued_s_B: Float64Array
 
     @property
@@ -60,6 +62,7 @@ def make_batch(segments: list[Segment]) -> Batch:
     stages = [segment.stage for segment in segments]
     is_last = [stage == len(route.members) - 1 for stage, route in zip(stages, routes, strict=True)]
     forced = [route.last_reason if last else ExitReason.DEADLINE for route, last in zip(routes, is_last, strict=True)]
+    is_gated = [last or not route.is_ensemble for route, last in zip(routes, is_last, strict=True)]
     thresholds: FloatArray = np.array(
         [route.thresholds[stage] for stage, route in zip(stages, routes, strict=True)], dtype=np.float32
     )
@@ -75,6 +78,7 @@ def make_batch(segments: list[Segment]) -> Batch:
         ),
         stage_B=np.repeat(np.array(stages, dtype=np.int64), counts),
         forced_B=np.repeat(np.array(forced, dtype=np.uint8), counts),
+        is_gated_B=np.repeat(is_gated, counts),
         queued_s_B=np.repeat([segment.queued_s for segment in segments], counts),
     )
 
@@ -89,12 +93,17 @@ class SegmentScheduler:
         plan: what is served.
         config: bounds.
         answers: the host's side of the slots.
+
+    Attributes:
+        statistics: of the members' runs.
+        largest_batch_M: rows of each member's largest batch.
     """
 
     def __init__(self, plan: Plan, config: EngineConfig, answers: AnswerSlab) -> None:
         self._plan = plan
         self._answers = answers
         limits = [batch_limits(member.seconds, config.max_batch_size) for member in plan.members]
+        self.largest_batch_M = tuple(of_member.max_rows for of_member in limits)
         self._queues = SegmentQueues(limits, config.max_queue_delay_s)
         self._num_running: dict[RowTicket, int] = {}
         self._released: set[RowTicket] = set()

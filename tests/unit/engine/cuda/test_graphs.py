@@ -3,6 +3,7 @@
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -12,12 +13,12 @@ from table_committee import Watcher, make_plan, random_table
 from torch_committee import make_table_step, make_torch_bench
 
 from cascade_serve.core.arrays import FloatArray
-from cascade_serve.core.plan import Fingerprint
+from cascade_serve.core.plan import Fingerprint, Plan
 from cascade_serve.core.request import Reply, Request, Terms
 from cascade_serve.engine.cuda.engine import DeviceEngine
 from cascade_serve.engine.cuda.graphs import CudaExecutor, runs_of
 from cascade_serve.engine.protocol import EngineConfig
-from cascade_serve.errors import MemberError
+from cascade_serve.errors import ConfigError, MemberError
 
 CONFIG = EngineConfig(workers=2, max_batch_size=8, max_queue_rows=64)
 
@@ -32,15 +33,14 @@ def engine(house: stand_in_cuda.StandIn) -> Iterator[DeviceEngine]:
     plan = make_plan()
     step = make_table_step(plan, random_table(), torch.device("cpu"), CONFIG.max_queue_rows)
     executor = CudaExecutor(step, CONFIG.workers, CONFIG.batch_buckets, torch.device("cuda", 0))
-    made = DeviceEngine(
-        plan,
-        executor,
-        config=CONFIG,
-        fingerprint=Fingerprint(engine="torch", precision="fp32"),
-        observer=Watcher(),
-    )
+    made = make_engine(plan, executor)
     yield made
     made.close()
+
+
+def make_engine(plan: Plan, executor: CudaExecutor) -> DeviceEngine:
+    fingerprint = Fingerprint(engine="torch", precision="fp32")
+    return DeviceEngine(plan, executor, config=CONFIG, fingerprint=fingerprint, observer=Watcher())
 
 
 def rows(*values: int, **terms: float) -> Request:
@@ -64,6 +64,55 @@ def test_every_member_and_bucket_is_captured_on_every_lane_from_large_to_small(
     assert len(captures) == CONFIG.workers * 3 * len(CONFIG.batch_buckets)
     # A lane's graphs share its stream and its pool, and no other lane's.
     assert len({entry[1] for entry in captures}) == len({entry[2] for entry in captures}) == CONFIG.workers
+
+
+def test_nothing_is_captured_at_sizes_that_no_batch_will_have(house: stand_in_cuda.StandIn) -> None:
+    plan = make_plan()
+    small = replace(plan.members[0], seconds={1: 1.0, 2: 0.6, 4: 0.6, 8: 0.6})
+    plan = replace(plan, members=(small, *plan.members[1:]))
+    step = make_table_step(plan, random_table(), torch.device("cpu"), CONFIG.max_queue_rows)
+    made = make_engine(plan, CudaExecutor(step, CONFIG.workers, CONFIG.batch_buckets, torch.device("cuda", 0)))
+    made.warm_up()
+    captures = [entry for entry in house.log if entry[0] == "capture"]
+    assert len(captures) == CONFIG.workers * (2 + 2 * len(CONFIG.batch_buckets))
+    assert made.admit(rows(*range(30), confidence_threshold=0.9)).result().label_B.shape == (30,)
+    made.close()
+
+
+@pytest.mark.usefixtures("house")
+def test_engines_never_share_a_stream_however_often_one_is_loaded_anew() -> None:
+    """A capture on a stream that another engine launches on would record its batches."""
+    step = make_table_step(make_plan(), random_table(), torch.device("cpu"), CONFIG.max_queue_rows)
+
+    def load() -> CudaExecutor:
+        return CudaExecutor(step, CONFIG.workers, CONFIG.batch_buckets, torch.device("cuda", 0))
+
+    serving = load()
+    own = {serving._uploads, *(lane._stream for lane in serving.lanes)}
+    assert len(own) == 3
+    for _ in range(40):
+        fresh = load()
+        assert own.isdisjoint({fresh._uploads, *(lane._stream for lane in fresh.lanes)})
+        fresh.close()
+    crowd = [load() for _ in range(9)]
+    with pytest.raises(ConfigError, match=r"workers: no stream is left on cuda:0: .* have 32 together"):
+        load()
+    crowd.pop().close()
+    for executor in (load(), *crowd, serving):
+        executor.close()
+
+
+def test_a_member_that_can_not_be_captured_fails_the_warm_up_alone(
+    engine: DeviceEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_arguments: object, **_options: object) -> None:
+        raise RuntimeError("operation not permitted when stream is capturing")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(torch.cuda, "graph", refuse)
+        with pytest.raises(MemberError, match="not permitted when stream is capturing"):
+            engine.warm_up()
+    engine.warm_up()
 
 
 @pytest.mark.parametrize("is_warm", [True, False])
@@ -94,6 +143,7 @@ def test_a_launch_that_fails_leaves_the_lane_usable(
     house: stand_in_cuda.StandIn, engine: DeviceEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     engine.warm_up()
+    warm = len(house.log)
     failing = threading.Event()
     failing.set()
     replay = stand_in_cuda.Graph.replay
@@ -106,7 +156,8 @@ def test_a_launch_that_fails_leaves_the_lane_usable(
     monkeypatch.setattr(stand_in_cuda.Graph, "replay", fail)
     with pytest.raises(MemberError, match="row 0: member 'small' failed"):
         engine.admit(rows(1, 2)).result()
-    assert ("synchronize", "stream 1") in house.log or ("synchronize", "stream 3") in house.log
+    lanes = {entry[1] for entry in house.log if entry[0] == "wait"}
+    assert any(("synchronize", lane) in house.log[warm:] for lane in lanes)
     failing.clear()
     assert len(engine.admit(rows(1, 2)).result().label_B) == 2
 

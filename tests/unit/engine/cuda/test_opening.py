@@ -12,6 +12,7 @@ from cascade_serve.core.arrays import FloatArray, ImageArray
 from cascade_serve.core.combine import Combine, member_score
 from cascade_serve.core.plan import Fingerprint
 from cascade_serve.core.request import Reply, Request, Terms
+from cascade_serve.engine.cuda import opening
 from cascade_serve.engine.onnx import Device
 from cascade_serve.engine.opening import Backend, OpeningConfig, open_engine
 from cascade_serve.engine.protocol import EngineConfig
@@ -112,6 +113,17 @@ def test_an_absent_device_is_refused(tmp_path: Path) -> None:
     bundle, _ = write_torch_bundle(tmp_path / "digits" / "1", tmp_path / "sources")
     with pytest.raises(ConfigError, match=r"device: got 'cuda:0'; torch .* finds no CUDA device"):
         open_engine(bundle, config(Device.CUDA), Watcher())
+
+
+def test_a_device_without_room_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    bundle, _ = write_torch_bundle(tmp_path / "digits" / "1", tmp_path / "sources")
+
+    def fill(*_arguments: object) -> None:
+        raise torch.OutOfMemoryError("tried to allocate 9 GiB")
+
+    monkeypatch.setattr(opening, "DeviceSlab", fill)
+    with pytest.raises(ConfigError, match=r"lay it out on cpu with max_queue_rows 64, .* tried to allocate 9 GiB"):
+        open_engine(bundle, config(), Watcher())
 
 
 def test_several_devices_are_for_torch_on_cuda_alone() -> None:
