@@ -8,22 +8,23 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from itertools import compress
 
 import numpy as np
 
-from cascade_serve.core.arrays import CodeArray, Float64Array, ImageArray
+from cascade_serve.core.arrays import CodeArray, Float64Array
 from cascade_serve.core.plan import Fingerprint, Plan
 from cascade_serve.core.request import ExitReason, Reply, Request, Terms
 from cascade_serve.core.route import Route, make_route
+from cascade_serve.engine.admission import check_deadline, check_images
 from cascade_serve.engine.batch_run import run_batch
 from cascade_serve.engine.gating import gate
 from cascade_serve.engine.protocol import EngineConfig, MemberStatistics, Observer, Runner
 from cascade_serve.engine.scheduler import Batch, Gated, Scheduler
 from cascade_serve.engine.slab import Slab, rows_of
 from cascade_serve.engine.ticket import RowTicket
-from cascade_serve.errors import AbandonedError, InvalidRequestError, LateError, UnavailableError
+from cascade_serve.errors import AbandonedError, UnavailableError
 
 _log = logging.getLogger(__name__)
 
@@ -75,9 +76,10 @@ class CommitteeEngine:
         self._observer = observer
         self._clock = clock
         self._runners = tuple(runners)
-        # Callers repeat themselves; what they may make up is bounded.
-        self._way = lru_cache(maxsize=1024)(self._make_way)
         self._slab = Slab(plan, config.max_queue_rows)
+        # Callers repeat themselves; what they may make up is bounded. Through this the engine must not hold itself, as
+        # its sessions would then stay in memory until the garbage collector comes by.
+        self._way = lru_cache(maxsize=1024)(partial(_make_way, plan, self._slab))
         self._assistants = ThreadPoolExecutor(max(1, config.workers - 1), thread_name_prefix="cascade-assistant")
         self._lock = threading.Lock()
         # What follows is guarded by the lock.
@@ -135,10 +137,9 @@ class CommitteeEngine:
     def admit(self, request: Request) -> RowTicket:
         """Check a request, copy its images into the slab and queue its rows; see the protocol."""
         route, blank_X = self._way(request.terms)
-        self._check_images(request.images_BHWC)
+        check_images(request.images_BHWC, self.plan.task, self._slab.num_slots)
         now_s = self._clock()
-        if request.deadline_s is not None and request.deadline_s <= now_s:
-            raise LateError(f"the deadline passed {now_s - request.deadline_s:.3f} s before admission")
+        check_deadline(request, now_s)
         is_light = request.images_BHWC.nbytes <= _LIGHT_BYTES
         with self._lock:
             if self._is_stopping:
@@ -155,20 +156,6 @@ class CommitteeEngine:
                 if not ticket.is_closed:
                     self._scheduler.enqueue(ticket)
         return ticket
-
-    def _make_way(self, terms: Terms) -> tuple[Route, CodeArray]:
-        route = make_route(self.plan, terms)
-        return route, self._slab.blank(route, terms.on_deadline)
-
-    def _check_images(self, images_BHWC: ImageArray) -> None:
-        if images_BHWC.dtype != np.uint8:
-            raise InvalidRequestError("images", f"datatype {images_BHWC.dtype}", "UINT8")
-        expected = self.plan.task.image_shape
-        if images_BHWC.ndim != 4 or images_BHWC.shape[1:] != expected or len(images_BHWC) == 0:
-            wanted = ", ".join(map(str, expected))
-            raise InvalidRequestError("images", f"shape {list(images_BHWC.shape)}", f"[n, {wanted}] with n at least 1")
-        if len(images_BHWC) > self._slab.num_slots:
-            raise InvalidRequestError("images", f"{len(images_BHWC)} rows", f"at most {self._slab.num_slots} rows")
 
     # Threads look for a batch, run it and settle it.
 
@@ -310,5 +297,15 @@ class CommitteeEngine:
 
     def abandon(self, ticket: RowTicket) -> None:
         """Take a ticket's rows out, as its caller has gone."""
+        if ticket.is_closed:
+            # As nearly always: every call tells of its end.
+            return
         with self._lock:
             self._scheduler.end(ticket, AbandonedError("the caller cancelled the request or has gone"))
+            # Its thread may have been the one that would wake when the rows of others have waited long enough.
+            self._call_for_hands(self._clock())
+
+
+def _make_way(plan: Plan, slab: Slab, terms: Terms) -> tuple[Route, CodeArray]:
+    route = make_route(plan, terms)
+    return route, slab.blank(route, terms.on_deadline)

@@ -1,19 +1,23 @@
 """The engine's promises, on a committee of lookup tables."""
 
+import gc
 import itertools
 import threading
+import time
+import weakref
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
-from table_committee import FLOPS, POISON, Bench, MakeBench, make_plan, random_table
+from table_committee import FLOPS, POISON, Bench, MakeBench, make_plan, make_table_bench, random_table
 
 from cascade_serve.core.arrays import ImageArray
 from cascade_serve.core.combine import Combine, include, is_usable, member_score, probabilities
 from cascade_serve.core.confidence import Confidence, confidence
 from cascade_serve.core.request import ExitReason, Mode, OnDeadline, Reply, Request, Terms
 from cascade_serve.core.route import make_route
+from cascade_serve.engine.ticket import RowTicket
 from cascade_serve.errors import (
     AbandonedError,
     CascadeError,
@@ -262,6 +266,13 @@ class Gate:
             assert self.opened.wait(30)
 
 
+def wait_for(condition: Callable[[], bool]) -> None:
+    deadline_s = time.monotonic() + 30
+    while not condition():
+        assert time.monotonic() < deadline_s
+        time.sleep(0.001)
+
+
 def in_thread(call: Callable[[], object]) -> "tuple[threading.Thread, list[object]]":
     ends: list[object] = []
 
@@ -438,6 +449,44 @@ def test_rows_wait_for_company_up_to_the_delay(make_bench: MakeBench) -> None:
     alone = ask(bench, 9, confidence_threshold=0.0)
     assert alone.exit_stage_B.tolist() == [0]
     assert bench.watcher.queue_s[-1] >= 0.02
+
+
+def test_rows_wait_no_longer_because_the_caller_who_would_wake_for_them_has_gone(make_bench: MakeBench) -> None:
+    gate, clock = Gate(member=0), Clock()
+    bench = make_bench(before_run=gate, clock=clock, max_queue_delay_s=0.1, max_batch_size=4)
+    leaves = Terms(confidence_threshold=0.0)
+    # Enough for a full batch, so that these don't wait.
+    busy, _ = in_thread(lambda: ask(bench, 1, 2, 3, 4, confidence_threshold=0.0))
+    assert gate.entered.wait(30)
+    going, staying = (bench.engine.admit(Request(images_BHWC=images(value), terms=leaves)) for value in (5, 6))
+    assert isinstance(going, RowTicket)
+    assert isinstance(staying, RowTicket)
+    threads = []
+    for ticket in (going, staying):
+        threads.append(in_thread(ticket.result))
+        wait_for(lambda ticket=ticket: ticket.is_asleep)  # type: ignore[misc]
+    gate.opened.set()
+    busy.join(30)
+    # The first that sleeps was woken, has found that it is too early, and sleeps until it is not.
+    wait_for(lambda: going.is_asleep)
+    going.cancel()
+    clock.now_s += 1.0
+    for thread, _ in threads:
+        thread.join(30)
+    assert [type(ends[0]) for _, ends in threads] == [AbandonedError, Reply]
+
+
+def test_an_engine_goes_with_its_last_user() -> None:
+    bench = make_table_bench()
+    assert len(ask(bench, 1).label_B) == 1
+    bench.engine.close()
+    engine = weakref.ref(bench.engine)
+    gc.disable()
+    try:
+        del bench
+        assert engine() is None
+    finally:
+        gc.enable()
 
 
 def test_warm_up_runs_every_bucket_of_every_member_on_every_worker(make_bench: MakeBench) -> None:
