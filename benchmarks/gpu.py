@@ -5,15 +5,25 @@ after the first stage, as only time is asked. Client threads call the engine wit
 
     python -m benchmarks.gpu [--seconds 1.5] [--pairs resnet,efficientnet,vit] [--precisions bf16,fp16,fp32]
 
-Prints Markdown. Takes less than eight minutes on an H200. ``--device cpu`` tries the script where there is no GPU.
+Prints Markdown, each pair's as soon as it is measured. It begins nothing after ``--limit-s`` seconds, 420 by default.
+``--device cpu`` tries the script where there is no GPU.
+
+Run it from the root of the repository; the package need not be installed. It needs torch, numpy, pydantic, safetensors,
+timm and torchvision; onnxruntime-gpu, onnx and onnxscript for the last table, which is left out without them; and
+neither gRPC nor Ray. What a machine without a network lacks can be brought along, built for the Python there. Pydantic,
+for instance, which has a compiled part:
+
+    pip install --target DIR --python-version 3.12 --only-binary=:all: pydantic
+    PYTHONPATH=DIR python -m benchmarks.gpu
 """
 # Shapes: N images, B rows of one request, K classes, HWC image.
 
 import argparse
 import statistics
-import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+import traceback
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -162,13 +172,19 @@ def opened(pair: Pair, precision: str, device: torch.device, lanes: int) -> Iter
         fingerprint=Fingerprint(engine="torch", precision=precision),
         observer=Silent(),
     )
-    shape = (16 * pair.batch_size, pair.size, pair.size, 3)
-    images_NHWC = np.random.default_rng(0).integers(0, 256, size=shape, dtype=np.uint8)
     try:
         engine.warm_up()
-        yield Bench(pair=pair, device=device, step=step, engine=engine, images_NHWC=images_NHWC)
+        yield Bench(pair=pair, device=device, step=step, engine=engine, images_NHWC=random_images(pair))
     finally:
         engine.close()
+
+
+def random_images(pair: Pair) -> ImageArray:
+    """Make noise of another brightness and contrast in each image, or networks would answer all of them alike."""
+    rng, count = np.random.default_rng(0), 16 * pair.batch_size
+    noise_NHWC = rng.integers(0, 256, size=(count, pair.size, pair.size, 3), dtype=np.uint8)
+    ceiling_N = rng.integers(1, 256, size=(count, 1, 1, 3), dtype=np.uint8)
+    return np.minimum(noise_NHWC, ceiling_N)
 
 
 # The ceiling: graphs, one after the other, with nothing in between.
@@ -177,7 +193,8 @@ def opened(pair: Pair, precision: str, device: torch.device, lanes: int) -> Iter
 def replay_s(bench: Bench, member: int, rows: int, seconds: float, *, network_alone: bool = False) -> float:
     """Time one batch of back-to-back replays: the whole step, or its network without gather and gate."""
     port = Port(rows, _CLASSES, bench.device, bench.step.slab.padding_slot)
-    port.fill(padding_load(rows, bench.step.slab.padding_slot))
+    # Rows apart, as the engine's are: one and the same would stay in the cache.
+    port.fill(replace(padding_load(rows, bench.step.slab.padding_slot), slot_B=np.arange(rows)))
     port.inputs.data.copy_(port.host_inputs.data)
     images_BHWC = bench.step.slab.images_RHWC[:rows].clone()
     module = bench.step.members[member].module
@@ -225,32 +242,22 @@ def _time_graph(run: Callable[[], None], device: torch.device, seconds: float) -
 # The engine.
 
 
-def threshold_for(bench: Bench, share: float) -> tuple[float, float]:
-    """Give a threshold that lets a share of the rows out, and the share that it does let out."""
+def threshold_for(bench: Bench, share: float) -> float:
+    """Give a threshold that lets about a share of the rows out."""
     if share in (0.0, 1.0):
         # A threshold of 1 is reached by none but certain rows, and 0 by all.
-        threshold = 1.0 - share
-    else:
-        sure_N = ask(bench, 0.0).confidence_B
-        threshold = float(np.quantile(sure_N, 1 - share))
-    reply = ask(bench, threshold)
-    return threshold, float((reply.exit_stage_B == 0).mean())
+        return 1.0 - share
+    request = Request(images_BHWC=bench.images_NHWC, terms=Terms(confidence_threshold=0.0))
+    return float(np.quantile(bench.engine.admit(request).result().confidence_B, 1 - share))
 
 
-def ask(bench: Bench, threshold: float) -> Reply:
-    request = Request(
-        images_BHWC=bench.images_NHWC[: 8 * bench.pair.batch_size], terms=Terms(confidence_threshold=threshold)
-    )
-    return bench.engine.admit(request).result()
-
-
-def images_per_s(bench: Bench, load: Load, seconds: float) -> float:
-    """Keep some requests in flight and count answered images."""
-    counts_from_s = time.perf_counter() + 0.3
+def throughput(bench: Bench, load: Load, seconds: float) -> tuple[float, float]:
+    """Keep some requests in flight; give answered images a second, and the share of them that left after one stage."""
+    counts_from_s = time.perf_counter() + seconds / 5
     ends_s = counts_from_s + seconds
-    counted = [0] * load.threads
 
-    def client(index: int) -> None:
+    def client(index: int) -> tuple[int, int]:
+        answered = left = 0
         start = index * load.rows % (len(bench.images_NHWC) - load.rows + 1)
         request = Request(
             images_BHWC=bench.images_NHWC[start : start + load.rows],
@@ -258,18 +265,19 @@ def images_per_s(bench: Bench, load: Load, seconds: float) -> float:
             wants_probabilities=load.wants_probabilities,
         )
         while True:
-            bench.engine.admit(request).result()
+            reply = bench.engine.admit(request).result()
             now_s = time.perf_counter()
             if now_s >= ends_s:
-                return
-            counted[index] += load.rows if now_s >= counts_from_s else 0
+                return answered, left
+            if now_s >= counts_from_s:
+                answered += load.rows
+                left += load.rows - int(np.count_nonzero(reply.exit_stage_B))
 
-    clients = [threading.Thread(target=client, args=(index,)) for index in range(load.threads)]
-    for thread in clients:
-        thread.start()
-    for thread in clients:
-        thread.join()
-    return sum(counted) / seconds
+    with ThreadPoolExecutor(load.threads) as clients:
+        answered, left = map(sum, zip(*clients.map(client, range(load.threads)), strict=True))
+    if not answered:
+        raise RuntimeError(f"nothing was answered within {seconds} s; give more --seconds")
+    return answered / seconds, left / answered
 
 
 def latencies_ms(bench: Bench, threshold: float, seconds: float) -> tuple[float, float]:
@@ -316,7 +324,7 @@ def table(title: str, head: Sequence[str], rows: Sequence[Sequence[object]]) -> 
         print(f"| {' | '.join(f'{cell:,.1f}' if isinstance(cell, float) else str(cell) for cell in row)} |", flush=True)
 
 
-def measure(name: str, precision: str, arguments: argparse.Namespace, device: torch.device) -> list[list[object]]:
+def measure(name: str, precision: str, arguments: argparse.Namespace, device: torch.device) -> list[object]:
     """Measure one pair in one precision: prints its second stage's cost, gives its row of the summary."""
     pair, seconds = PAIRS[name], arguments.seconds
     pair = replace(pair, batch_size=arguments.batch_size or pair.batch_size)
@@ -326,9 +334,10 @@ def measure(name: str, precision: str, arguments: argparse.Namespace, device: to
         single_ms = [1e3 * replay_s(bench, member, 1, seconds / 4) for member in range(2)]
         costs = []
         for share in EXIT_SHARES:
-            threshold, left = threshold_for(bench, share)
-            load = Load(threads=arguments.threads, rows=pair.batch_size, threshold=threshold)
-            rate = images_per_s(bench, load, seconds)
+            load = Load(threads=arguments.threads, rows=pair.batch_size, threshold=threshold_for(bench, share))
+            # Some rounds of all requests, however long they take.
+            window_s = max(seconds, 4 * load.threads * (steps_s[0] + (1 - share) * steps_s[1]))
+            rate, left = throughput(bench, load, window_s)
             ceiling = pair.batch_size / (steps_s[0] + (1 - left) * steps_s[1])
             costs.append([f"{left:.0%}", round(rate), 1e6 / rate, 1e6 / ceiling, f"{rate / ceiling:.2f}"])
         table(
@@ -336,26 +345,33 @@ def measure(name: str, precision: str, arguments: argparse.Namespace, device: to
             ["exits", "images/s", "µs an image", "µs by replays", "share of the replays' throughput"],
             costs,
         )
-        threshold, left = threshold_for(bench, EXIT_SHARE)
+        threshold = threshold_for(bench, EXIT_SHARE)
         load = Load(threads=arguments.threads, rows=pair.batch_size, threshold=threshold)
+        rate, left = map(statistics.median, zip(*(throughput(bench, load, seconds) for _ in range(3)), strict=True))
         ceiling = pair.batch_size / (steps_s[0] + (1 - left) * steps_s[1])
         bare = pair.batch_size / (alone_s[0] + (1 - left) * alone_s[1])
-        rate = statistics.median(images_per_s(bench, load, seconds) for _ in range(3))
         small = Load(threads=64, rows=1, threshold=threshold)
         median_ms, high_ms = latencies_ms(bench, 0.0, seconds)
         return [
-            [
-                name,
-                precision,
-                f"{left:.0%}",
-                round(rate),
-                f"{rate / ceiling:.2f}",
-                f"{rate / bare:.2f}",
-                round(images_per_s(bench, small, seconds)),
-                f"{median_ms:.2f} / {high_ms:.2f}",
-                f"{single_ms[0]:.2f}",
-            ]
+            name,
+            precision,
+            f"{left:.0%}",
+            round(rate),
+            f"{rate / ceiling:.2f}",
+            f"{rate / bare:.2f}",
+            round(throughput(bench, small, seconds)[0]),
+            f"{median_ms:.2f} / {high_ms:.2f}",
+            f"{single_ms[0]:.2f}",
         ]
+
+
+def measured(name: str, precision: str, arguments: argparse.Namespace, device: torch.device) -> list[object]:
+    """Give one row of the summary, or say in it why there is none: what was measured before is not lost."""
+    try:
+        return measure(name, precision, arguments, device)
+    except (CascadeError, ZooError, ImportError, RuntimeError) as error:
+        traceback.print_exc()
+        return [name, precision, first_line(error), *["-"] * (len(SUMMARY_HEAD) - 3)]
 
 
 def measure_onnx(name: str, seconds: float) -> list[object]:
@@ -363,17 +379,31 @@ def measure_onnx(name: str, seconds: float) -> list[object]:
     with TemporaryDirectory() as folder:
         try:
             small, large = onnx_images_per_s(PAIRS[name], Path(folder), Device.CUDA, seconds)
-        except (CascadeError, ZooError, ImportError) as error:
-            return [name, "-", "-", str(error).splitlines()[0]]
+        except (CascadeError, ZooError, ImportError, RuntimeError) as error:
+            return [name, "-", "-", first_line(error)]
     both = 1 / (1 / small + (1 - EXIT_SHARE) / large)
     return [name, round(small), round(large), f"{both:,.0f} at {EXIT_SHARE:.0%} exits"]
+
+
+def first_line(error: Exception) -> str:
+    return (str(error) or type(error).__name__).splitlines()[0]
+
+
+def _names_in(known: Iterable[str]) -> Callable[[str], list[str]]:
+    def parse(text: str) -> list[str]:
+        names = text.split(",")
+        if unknown := [name for name in names if name not in known]:
+            raise argparse.ArgumentTypeError(f"got {', '.join(unknown)}; must be some of {', '.join(known)}")
+        return names
+
+    return parse
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seconds", type=float, default=1.5, help="of each measurement")
-    parser.add_argument("--pairs", default="resnet,efficientnet,vit")
-    parser.add_argument("--precisions", default="bf16,fp16,fp32")
+    parser.add_argument("--pairs", type=_names_in(PAIRS), default="resnet,efficientnet,vit")
+    parser.add_argument("--precisions", type=_names_in(DTYPES), default="bf16,fp16,fp32")
     parser.add_argument("--device", default="cuda:0")
     parser.add_argument("--lanes", type=int, default=2, help="streams")
     parser.add_argument("--threads", type=int, default=8, help="requests of a full batch each in flight")
@@ -387,12 +417,12 @@ def main() -> None:
     print(f"{name}; torch {torch.__version__}; {arguments.lanes} lanes; cuDNN tuned: {arguments.tune}")
     ends_s = time.perf_counter() + arguments.limit_s
     summary: list[list[object]] = []
-    for pair in arguments.pairs.split(","):
-        for precision in arguments.precisions.split(","):
+    for pair in arguments.pairs:
+        for precision in arguments.precisions:
             if time.perf_counter() > ends_s:
                 summary.append([pair, precision, *["out of time"] * (len(SUMMARY_HEAD) - 2)])
                 continue
-            summary += measure(pair, precision, arguments, device)
+            summary.append(measured(pair, precision, arguments, device))
             if device.type == "cuda":
                 with suppress(RuntimeError):
                     torch.cuda.empty_cache()
@@ -409,11 +439,12 @@ def main() -> None:
 
 def onnx_pairs(arguments: argparse.Namespace) -> list[str]:
     """Tell which pairs ONNX Runtime can run here: all or none, as exporting takes a while."""
-    import onnxruntime
+    with suppress(ImportError):
+        import onnxruntime
 
-    if "CUDAExecutionProvider" in onnxruntime.get_available_providers():
-        return list(arguments.pairs.split(","))
-    print("\nONNX Runtime is here without its CUDA provider: install onnxruntime-gpu to compare.")
+        if "CUDAExecutionProvider" in onnxruntime.get_available_providers():
+            return list(arguments.pairs)
+    print("\nONNX Runtime is not here, or without its CUDA provider: install onnxruntime-gpu to compare.")
     return []
 
 
