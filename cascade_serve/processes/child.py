@@ -82,7 +82,6 @@ class Branch:
         self._is_stopping = False
         self._channel = Channel(wire, peer="the parent process")
         self._states = Relay(self._channel, messages.STATE, self._state)
-        self._has_seen = threading.Event()
         self.front_end = FrontEnd(settings.config, house=self)
 
     def start(self) -> None:
@@ -104,7 +103,6 @@ class Branch:
             self.front_end.start()
         else:
             self._resume(self._settings.memory)
-        threading.Thread(target=self._tell_watchers, name="health", daemon=True).start()
         self._tell_parent()
         self._channel.tell(messages.UP)
 
@@ -180,13 +178,7 @@ class Branch:
 
     def _see(self, body: Body) -> None:
         self.view = View.unpack(body)
-        self._has_seen.set()
-
-    def _tell_watchers(self) -> None:
-        """Let those who watch the health service know; a thread of its own, as one that reads slowly holds it up."""
-        while self._has_seen.wait():
-            self._has_seen.clear()
-            self.front_end.refresh_health()
+        self.front_end.refresh_health()
 
     def _refresh(self, _: Body) -> None:
         self._events.put(messages.REFRESH)

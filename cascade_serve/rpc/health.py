@@ -15,6 +15,10 @@ _UNKNOWN = HealthCheckResponse.SERVICE_UNKNOWN
 _Send = Callable[[HealthCheckResponse | None], None]
 
 
+# How long a drain waits for the watches to be told.
+_LAST_WORDS_S = 1.0
+
+
 @dataclass(eq=False, slots=True)
 class _Watch:
     """One open stream.
@@ -23,17 +27,20 @@ class _Watch:
         service: that it asks about.
         send: gives it an answer, and returns when that is on its way.
         told: what it was told last.
+        is_busy: a thread is telling it.
     """
 
     service: str
     send: _Send
     told: HealthCheckResponse.ServingStatus.ValueType | None = None
+    is_busy: bool = False
 
 
 class HealthServicer:
     """Answers checks from the state as it is, and watches whenever that is refreshed.
 
-    grpc_health's own servicer leaves its watches open when the server drains, which would then wait for them.
+    grpc_health's own servicer leaves its watches open when the server drains, which would then wait for them. And it
+    tells one after the other, so that a client that reads nothing holds up all, and whoever has made the change.
 
     Args:
         read: gives service name → whether it serves; "" is the server as a whole.
@@ -41,8 +48,8 @@ class HealthServicer:
 
     def __init__(self, read: Callable[[], Mapping[str, bool]]) -> None:
         self._read = read
-        # Held while watches are told, so that a slower thread does not tell an older state last.
-        self._telling = threading.Lock()
+        # Never held while anything is sent.
+        self._idle = threading.Condition()
         self._watches: set[_Watch] = set()
         self._is_draining = False
 
@@ -59,43 +66,54 @@ class HealthServicer:
         watch = _Watch(request.service, send_response_callback)
         # NOTE: grpc calls this on the thread that also ends every send, so it may wait for no lock.
         context.add_callback(lambda: self._watches.discard(watch))
-        with self._telling:
-            self._watches.add(watch)
-            self._tell(watch, self._status(watch.service, self._read()))
-            if self._is_draining:
-                self._end(watch)
+        self._watches.add(watch)
         if not context.is_active():
             # It may have ended before it was added.
             self._watches.discard(watch)
+        self.refresh()
 
     # NOTE: grpc looks for this attribute; without it a watch would hold a handler thread as long as it lasts.
     Watch.experimental_non_blocking = True  # type: ignore[attr-defined]
 
     def refresh(self) -> None:
-        """Tell the watches whose service's status has changed."""
-        with self._telling:
+        """Let the watches be told whose service's status has changed, without waiting for that."""
+        with self._idle:
             statuses = self._read()
             for watch in tuple(self._watches):
-                self._tell(watch, self._status(watch.service, statuses))
+                # One that is busy looks again before it is done.
+                if not watch.is_busy and self._has_news(watch, statuses):
+                    watch.is_busy = True
+                    threading.Thread(target=self._tell, args=(watch,), name="health", daemon=True).start()
 
     def drain(self) -> None:
-        """Report NOT_SERVING from now on, tell the watches so, and end them."""
+        """Report NOT_SERVING from now on, tell the watches so, and end them, unless one of them does not listen."""
         self._is_draining = True
         self.refresh()
-        with self._telling:
-            for watch in tuple(self._watches):
-                self._end(watch)
+        with self._idle:
+            self._idle.wait_for(lambda: not any(watch.is_busy for watch in tuple(self._watches)), _LAST_WORDS_S)
+
+    def _tell(self, watch: _Watch) -> None:
+        """Send a watch what is new, each time the state as it is then: an older one is never sent last."""
+        while True:
+            with self._idle:
+                statuses = self._read()
+                if not self._has_news(watch, statuses):
+                    watch.is_busy = False
+                    self._idle.notify_all()
+                    return
+                status = self._status(watch.service, statuses)
+                is_end = status == watch.told
+                watch.told = status
+            watch.send(None if is_end else HealthCheckResponse(status=status))
+            if is_end:
+                self._watches.discard(watch)
+
+    def _has_news(self, watch: _Watch, statuses: Mapping[str, bool]) -> bool:
+        """Tell whether something is to be sent: another status, or in a drain the end."""
+        is_open = watch in self._watches
+        return is_open and (self._is_draining or self._status(watch.service, statuses) != watch.told)
 
     def _status(self, service: str, statuses: Mapping[str, bool]) -> HealthCheckResponse.ServingStatus.ValueType:
         if service not in statuses:
             return _UNKNOWN
         return SERVING if statuses[service] and not self._is_draining else NOT_SERVING
-
-    def _tell(self, watch: _Watch, status: HealthCheckResponse.ServingStatus.ValueType) -> None:
-        if status != watch.told:
-            watch.told = status
-            watch.send(HealthCheckResponse(status=status))
-
-    def _end(self, watch: _Watch) -> None:
-        self._watches.discard(watch)
-        watch.send(None)

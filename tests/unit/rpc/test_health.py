@@ -1,13 +1,14 @@
 """The health service beside grpc's own thread, which ends every send and tells of every stream that ended."""
 
+import time
 from collections.abc import Callable
-from threading import Thread
+from threading import Event, Thread
 
 from grpc_health.v1.health_pb2 import HealthCheckRequest, HealthCheckResponse
 
 from cascade_serve.rpc.health import NOT_SERVING, SERVING, HealthServicer
 
-JOIN_S = 10
+JOIN_S = 60
 
 
 class Stream:
@@ -41,8 +42,8 @@ class Stream:
             callback()
 
 
-def watched(health: HealthServicer) -> Stream:
-    stream = Stream()
+def watched(health: HealthServicer, stream: Stream | None = None) -> Stream:
+    stream = stream or Stream()
     health.Watch(HealthCheckRequest(), stream, stream.send)  # type: ignore[arg-type]
     return stream
 
@@ -51,43 +52,78 @@ def answers(*statuses: "HealthCheckResponse.ServingStatus.ValueType") -> list[He
     return [HealthCheckResponse(status=status) for status in statuses]
 
 
+def wait_for(condition: Callable[[], bool]) -> None:
+    deadline_s = time.monotonic() + JOIN_S
+    while not condition():
+        assert time.monotonic() < deadline_s
+        time.sleep(0.001)
+
+
+def wait_until_told(stream: Stream, expected: list[HealthCheckResponse | None]) -> None:
+    wait_for(lambda: len(stream.sent) >= len(expected))
+    assert stream.sent == expected
+
+
 def test_a_client_may_leave_while_another_is_told() -> None:
     state = {"": True}
     health = HealthServicer(lambda: state)
     staying, leaving = watched(health), watched(health)
+    for stream in (staying, leaving):
+        wait_until_told(stream, [*answers(SERVING)])
     staying.while_sending = leaving.leave
-    leaving.while_sending = staying.leave
     state[""] = False
     health.refresh()
-    assert staying.sent[0] == leaving.sent[0] == HealthCheckResponse(status=SERVING)
-    assert answers(NOT_SERVING)[0] in staying.sent + leaving.sent
+    wait_until_told(staying, [*answers(SERVING, NOT_SERVING)])
 
 
 def test_nothing_is_sent_to_those_who_left() -> None:
     state = {"": True}
     health = HealthServicer(lambda: state)
     staying, left = watched(health), watched(health)
+    for stream in (staying, left):
+        wait_until_told(stream, [*answers(SERVING)])
     left.leave()
     state[""] = False
     health.refresh()
     health.drain()
+    wait_until_told(staying, [*answers(SERVING, NOT_SERVING), None])
     assert left.sent == answers(SERVING)
-    assert staying.sent == [*answers(SERVING, NOT_SERVING), None]
 
 
 def test_a_client_that_left_before_its_watch_began_is_forgotten() -> None:
-    state = {"": True}
-    health = HealthServicer(lambda: state)
+    health = HealthServicer(lambda: {"": True})
     stream = Stream()
     stream.leave()
-    health.Watch(HealthCheckRequest(), stream, stream.send)  # type: ignore[arg-type]
-    before = list(stream.sent)
-    state[""] = False
-    health.refresh()
-    assert stream.sent == before
+    watched(health, stream)
+    health.drain()
+    assert stream.sent == []
 
 
 def test_a_watch_that_begins_in_a_drain_is_told_and_ended() -> None:
     health = HealthServicer(lambda: {"": True})
     health.drain()
-    assert watched(health).sent == [*answers(NOT_SERVING), None]
+    wait_until_told(watched(health), [*answers(NOT_SERVING), None])
+
+
+def test_a_client_that_reads_nothing_holds_up_nobody() -> None:
+    state = {"": True}
+    health = HealthServicer(lambda: state)
+    reads, deaf = Event(), Stream()
+    deaf.while_sending = lambda: assert_is_set(reads)
+    watched(health, deaf)
+    other = watched(health)
+    wait_until_told(other, [*answers(SERVING)])
+    state[""] = False
+    health.refresh()
+    wait_until_told(other, [*answers(SERVING, NOT_SERVING)])
+    assert health.Check(HealthCheckRequest(), deaf) == answers(NOT_SERVING)[0]  # type: ignore[arg-type]
+    health.drain()
+    wait_until_told(other, [*answers(SERVING, NOT_SERVING), None])
+    assert deaf.sent == []
+    reads.set()
+    # What was on its way, then what holds since.
+    wait_until_told(deaf, [*answers(SERVING, NOT_SERVING), None])
+
+
+def assert_is_set(event: Event) -> None:
+    assert event.wait(JOIN_S)
