@@ -194,6 +194,9 @@ class Hub:
             if member.memory is not None and member.memory != now:
                 member.channel.call(messages.SYNC, {"memory": messages.pack_memory(now)}).result()
             with self._lock:
+                if member.number not in self._members:
+                    # It has ended meanwhile.
+                    return
                 member.is_up = True
                 self._scrapes.begin(member.number)
                 self._tallies.begin(member.number)
@@ -250,10 +253,12 @@ class Hub:
     def _change(self, body: Body) -> None:
         change = Change.unpack(body)
         with self._changing:
-            asked = [(member, member.channel.call(messages.CHANGE, body)) for member in self._present()]
-            errors = [error for _, future in asked if (error := future.exception()) is not None]
-            if not asked:
+            present = self._present()
+            if not present or not self._is_complete:
+                # A process that still loads for the first time would not be told.
                 raise UnavailableError("the server is starting; try again")
+            asked = [(member, member.channel.call(messages.CHANGE, body)) for member in present]
+            errors = [error for _, future in asked if (error := future.exception()) is not None]
             if change.verb == "register" and errors:
                 self._undo(change, [member for member, future in asked if future.exception() is None])
             # Whichever process is asked next knows of it.

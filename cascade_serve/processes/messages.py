@@ -69,7 +69,7 @@ class Settings:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Change:
-    """Something that holds in all processes or in none.
+    """Something that shall hold in all processes.
 
     Attributes:
         verb: ``load`` or ``unload`` a cascade, ``register`` or ``unregister`` a region of shared memory.

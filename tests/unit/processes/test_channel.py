@@ -12,7 +12,7 @@ from cascade_serve.errors import BundleError, CascadeError, NotFoundError, Unava
 from cascade_serve.processes import channel as channel_module
 from cascade_serve.processes.channel import MAX_FRAME_BYTES, Body, Channel, encode, receive, revive
 
-WAIT_S = 10
+WAIT_S = 60
 
 
 class Ends:
