@@ -6,7 +6,7 @@ CascadeError
 │   ├── BundleError            a bundle on disk is missing, broken or not what its plan says
 │   ├── UnreachableError       the planner can't reach what was demanded; says what it can
 │   └── MissingExtraError      an optional package is needed and absent
-├── ProcessError               a front-end process ended of itself, or had to be killed (exit code 1)
+├── ProcessError               a front-end process can't be made, ended of itself, or had to be killed (exit code 1)
 └── RequestError               one request can't be answered; others are not disturbed
     ├── InvalidRequestError    bad tensor, parameter or cap
     ├── NotFoundError          unknown cascade, version, policy or shared memory region
@@ -48,7 +48,7 @@ class MissingExtraError(ConfigError):
 
 
 class ProcessError(CascadeError):
-    """A front-end process ended of itself, or had to be killed."""
+    """A front-end process can't be made, ended of itself, or had to be killed."""
 
 
 class RequestError(CascadeError):

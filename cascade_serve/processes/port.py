@@ -23,7 +23,8 @@ def hold_port(config: ServerConfig) -> socket.socket:
             config.host, config.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
         )[0]
         holder = socket.socket(family, socket.SOCK_STREAM)
-    except OSError as error:
+    except (OSError, ValueError) as error:
+        # A host may be no name at all, such as one with an empty part.
         raise _refusal(config, error) from error
     try:
         _bind(holder, address, is_shared=config.reuse_port)
@@ -43,5 +44,5 @@ def _bind(holder: socket.socket, address: object, *, is_shared: bool) -> None:
     holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
 
 
-def _refusal(config: ServerConfig, error: OSError) -> ConfigError:
+def _refusal(config: ServerConfig, error: Exception) -> ConfigError:
     return ConfigError(f"address {config.address}: can't listen on it; is it in use? ({error})")

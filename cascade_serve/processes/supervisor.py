@@ -132,7 +132,7 @@ class Supervisor:
 
         Raises:
             ConfigError: a process can't start for what it was given.
-            ProcessError: a process ended before it was ready, or lost requests at the stop.
+            ProcessError: a process could not be made or ended before it was ready, or lost requests at the stop.
         """
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
             signal.signal(number, self._on_signal)
@@ -162,7 +162,10 @@ class Supervisor:
 
     def _start(self) -> None:
         for slot in self._slots:
-            self._spawn(slot, None)
+            try:
+                self._spawn(slot, None)
+            except OSError as error:
+                raise ProcessError(f"front-end process {slot} can't be started: {error}") from error
         while any(child.up_s is None for child in self._children.values()):
             event = self._events.get()
             if event.error is not None:
@@ -208,9 +211,9 @@ class Supervisor:
     def _start_anew(self, slot: int) -> None:
         place = self._slots[slot]
         place.due_s = None
-        self.num_restarts += 1
         try:
             self._spawn(slot, self._hub.memory)
+            self.num_restarts += 1
         except OSError as error:
             wait_s = place.backoff.next_s(0.0)
             place.due_s = time.monotonic() + wait_s

@@ -149,8 +149,12 @@ def test_a_killed_process_comes_back_and_no_sum_falls(house: ServedHouse, client
         clients[0].register_region(region.spec)
         killed = house.pid(1)
         os.kill(killed, signal.SIGKILL)
-        while house.metric("cascade_process_restarts_total") < 1 or house.metric("cascade_processes") < 2:
+
+        def is_whole_again() -> bool:
             assert house.metric("cascade_request_duration_seconds_count") >= requests
+            return house.metric("cascade_process_restarts_total") == 1 and house.metric("cascade_processes") == 2
+
+        wait_for(is_whole_again)
         assert f"front-end process 1 (pid {killed}) ended (SIGKILL); another takes its place" in house.log
         wait_for(lambda: house.pid(1) != killed)
         fresh = house.clients(NUM_CONNECTIONS)

@@ -70,9 +70,10 @@ def test_a_listener_that_does_not_share_is_named() -> None:
                 hold_port(ServerConfig(port=port, reuse_port=is_shared))
 
 
-def test_a_host_that_is_none_is_named() -> None:
-    with pytest.raises(ConfigError, match=r"^address no\.such\.host\.invalid:0: can't listen on it"):
-        hold_port(ServerConfig(host="no.such.host.invalid", port=0))
+@pytest.mark.parametrize("host", ["no.such.host.invalid", "two..dots", "long" * 16, "nul\0"])
+def test_a_host_that_is_none_is_named(host: str) -> None:
+    with pytest.raises(ConfigError, match=rf"^address {host}:0: can't listen on it"):
+        hold_port(ServerConfig(host=host, port=0))
 
 
 def test_a_system_that_can_not_share_ports_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
