@@ -1,6 +1,7 @@
 """Runs the calibration images through a member, on the engine that it is meant for."""
 # Shapes: N rows, B rows of a batch, K classes, HWC image.
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
@@ -16,14 +17,16 @@ from model_zoo.errors import ExportError
 if TYPE_CHECKING:
     from onnx import ModelProto
 
-    from model_zoo.served import ServedModule
-
 
 class MemberSession(Protocol):
-    """A member's graph, loaded into an engine."""
+    """A member, loaded into an engine."""
 
     def logits(self, images_BHWC: ImageArray) -> FloatArray:
         """Give logits float32 [B, K] for uint8 images [B, H, W, C]."""
+
+
+OpenTorch = Callable[[TaskCard, Precision], MemberSession]
+"""Loads a member's network into torch, on a CUDA device where there is one."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -51,16 +54,8 @@ def check_capability(precision: Precision | None, engine: EngineName, member: st
         check_precision(precision, f"member {member!r}")
 
 
-def open_session(
-    graph: "ModelProto", precision: Precision, engine: EngineName, network: "ServedModule | None" = None
-) -> MemberSession:
-    """Load a member into an engine, on the CPU; into torch on a CUDA device, where there is one.
-
-    Args:
-        graph: for the engines that run graphs.
-        precision: what it computes in.
-        engine: the engine.
-        network: for torch.
+def open_session(graph: "ModelProto", precision: Precision, engine: EngineName) -> MemberSession:
+    """Load a member's graph into an engine that runs graphs, on the CPU.
 
     Raises:
         ExportError: the engine can't load it.
@@ -68,16 +63,11 @@ def open_session(
     """
     from model_zoo.graph import GraphSession, serialize
 
-    if engine == "onnxruntime":
-        return GraphSession(graph)
     if engine == "openvino":
         from cascade_serve.engine.openvino import OpenVinoSession
 
         return OpenVinoSession(serialize(graph), precision=precision, threads=0)
-    from cascade_serve.engine.cuda import TorchSession
-
-    assert network is not None, "an addition on torch has a torch model"
-    return TorchSession(network, precision=precision)
+    return GraphSession(graph)
 
 
 def run_calibration(

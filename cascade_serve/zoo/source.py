@@ -10,11 +10,11 @@ from pydantic import JsonValue
 
 from cascade_serve.errors import MissingExtraError
 from cascade_serve.zoo.addition import Addition, OnnxModel, TorchModel
-from model_zoo.card import TaskCard
+from cascade_serve.zoo.calibration import MemberSession, OpenTorch
+from model_zoo.card import Precision, TaskCard
 
 if TYPE_CHECKING:
     from model_zoo.graph import ExportedModel
-    from model_zoo.served import ServedModule
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -24,7 +24,7 @@ class Source:
     Attributes:
         size: height and width in pixels that it was made for; None where it has none of its own.
         export: makes its graph for a task.
-        serve: gives its torch network for a task; None where it has none.
+        open_torch: loads its network into torch; None where it has none.
         write_files: writes what belongs beside the graph into a folder.
         architecture, arguments, weights: for the card.
         seeds: of random weights; empty where they are not random.
@@ -33,7 +33,7 @@ class Source:
 
     size: tuple[int, int] | None
     export: Callable[[TaskCard], "ExportedModel"]
-    serve: Callable[[TaskCard], "ServedModule"] | None
+    open_torch: OpenTorch | None
     write_files: Callable[[TaskCard, Path], None]
     architecture: str
     arguments: dict[str, JsonValue]
@@ -97,11 +97,17 @@ def _load_torch(model: TorchModel, classes: int, channels: int, image_size: int 
     mean, std = Preamble(mean=model.mean or preset.mean, std=model.std or preset.std).numbers(preset.channels)
     preset = replace(preset, mean=mean, std=std)
     built = replace(built, preset=preset)
+
+    def open_torch(task: TaskCard, precision: Precision) -> MemberSession:
+        from cascade_serve.engine.cuda import TorchSession
+
+        return TorchSession(ServedModule(built.module, built.preset, task).eval(), precision=precision)
+
     is_random = model.weights is None and not model.pretrained
     return Source(
         size=(preset.height, preset.width),
         export=lambda task: export.export_model(built, task),
-        serve=lambda task: ServedModule(built.module, built.preset, task).eval(),
+        open_torch=open_torch,
         write_files=lambda task, folder: weights.write_weights(built, task, folder),
         architecture=built.architecture,
         arguments=built.arguments,
@@ -120,7 +126,7 @@ def _load_onnx(model: OnnxModel, image_size: int | None) -> Source:
     return Source(
         size=classifier.size,
         export=lambda task: classifier.adopt(task, preamble, from_probabilities=model.output == "probabilities"),
-        serve=None,
+        open_torch=None,
         write_files=lambda _task, _folder: None,
         architecture="onnx",
         arguments={
