@@ -1,6 +1,6 @@
 """The card: all that is known about one member, as JSON beside its graph and inside it."""
 
-from typing import Literal, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
 
@@ -55,7 +55,7 @@ class CostCard(_Part):
         macs: multiply-adds.
         params: trainable parameters.
         tool: what counted.
-        seconds: measured seconds per image by batch size, where profiled.
+        seconds: batch size → measured seconds per image, where profiled.
         profiled_on: processor, threads, engine and its version.
     """
 
@@ -63,7 +63,7 @@ class CostCard(_Part):
     macs: int = Field(ge=0)
     params: int = Field(ge=0)
     tool: str
-    seconds: dict[int, float] | None = None
+    seconds: dict[Annotated[int, Field(ge=1)], Annotated[float, Field(gt=0, allow_inf_nan=False)]] | None = None
     profiled_on: str | None = None
 
 
@@ -146,13 +146,14 @@ class QuantisationCard(_Part):
 
 
 class ConversionCard(_Part):
-    """How far a member lies from its source: the same network in fp32 on ONNX Runtime, of the same FLOPs.
+    """How far a member lies from its source: the network as it came, mostly fp32, on ONNX Runtime, of the same FLOPs.
 
     Attributes:
         tool: what converted it; None where the graph is the source's, and only the engine computes otherwise.
         n: calibration images compared.
-        same_label: share of them that both put into the same class.
-        max_logit_difference: largest absolute difference seen on them.
+        same_label: share of them that both put into the same class; what one of them gives no finite logits on counts
+            as different.
+        max_logit_difference: largest absolute difference seen where both give finite logits.
         quantisation: where its ranges come from; int8 alone has them.
     """
 

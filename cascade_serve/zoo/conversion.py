@@ -11,14 +11,13 @@ from cascade_serve.core.arrays import FloatArray, ImageArray, IntArray
 from cascade_serve.core.combine import is_usable
 from cascade_serve.errors import ConfigError
 from cascade_serve.zoo.addition import Addition, Begin, Quantisation, check_precision
-from cascade_serve.zoo.calibration import MemberSession, open_session
+from cascade_serve.zoo.calibration import MemberSession, OpenTorch, open_session
 from model_zoo import image_folder
 from model_zoo.card import ConversionCard, Precision, QuantisationCard, TaskCard
 from model_zoo.errors import ExportError
 
 if TYPE_CHECKING:
     from model_zoo.graph import ExportedModel
-    from model_zoo.served import ServedModule
 
 COMPARED_IMAGES = 256
 """How many calibration images a converted member and its source are compared on, at most."""
@@ -30,7 +29,7 @@ class Converted:
 
     Attributes:
         exported: its graph; the cost is its source's.
-        session: the graph, loaded.
+        session: the member, loaded.
         card: how far it lies from its source; None where it is that itself.
         quantisation_ids_N: ids of the images that ranges were taken from, int64 [N]; empty without any.
     """
@@ -56,7 +55,7 @@ def convert(
     task: TaskCard,
     begin: Begin,
     *,
-    network: "ServedModule | None" = None,
+    open_torch: OpenTorch | None = None,
 ) -> Converted:
     """Convert an exported graph. For torch, which casts weights itself, the graph stays as it is.
 
@@ -66,7 +65,7 @@ def convert(
         folder: calibration images; some are compared on.
         task: their size and channels.
         begin: hears of progress.
-        network: the same as a torch network, where it is one.
+        open_torch: loads the same into torch; None where it is no torch network, and so for another engine.
 
     Raises:
         ConfigError: the graph's own precision does not go with what was asked for, or with the engine.
@@ -75,7 +74,11 @@ def convert(
     """
     precision = _choose(addition, exported.precision)
     changed = _change(addition, exported, precision, task, begin)
-    session = open_session(changed.exported.graph, precision, addition.engine, network)
+    if addition.engine == "torch":
+        assert open_torch is not None, "an addition on torch has a torch model"
+        session = open_torch(task, precision)
+    else:
+        session = open_session(changed.exported.graph, precision, addition.engine)
     card = None
     if addition.engine != "onnxruntime" or precision != exported.precision:
         card = _compare(changed, open_session(exported.graph, exported.precision, "onnxruntime"), session, folder, task)
@@ -137,16 +140,17 @@ def _compare(
     drawn = image_folder.draw_images(folder, COMPARED_IMAGES, seed=0)
     images = image_folder.read_images(drawn, height=task.height, width=task.width, channels=task.channels)
     source_NK, logits_NK = (_run(runner, images.images_NHWC) for runner in (source, session))
+    source_usable_N, usable_N = is_usable(source_NK), is_usable(logits_NK)
     # Rows that are broken in the source are broken in both.
-    usable_N = is_usable(source_NK)
-    if not is_usable(logits_NK[usable_N]).any():
+    both_N = source_usable_N & usable_N
+    if not both_N.any():
         raise ExportError(f"{changed.exported.precision}: got no finite logits on any of {len(drawn)} images")
-    difference_NK = np.abs(source_NK[usable_N] - logits_NK[usable_N])
+    is_same_N = np.where(both_N, source_NK.argmax(axis=1) == logits_NK.argmax(axis=1), source_usable_N == usable_N)
     return ConversionCard(
         tool=changed.tool,
         n=len(drawn),
-        same_label=float(np.mean(source_NK.argmax(axis=1) == logits_NK.argmax(axis=1))),
-        max_logit_difference=float(np.nanmax(difference_NK)),
+        same_label=float(is_same_N.mean()),
+        max_logit_difference=float(np.abs(source_NK[both_N] - logits_NK[both_N]).max()),
         quantisation=changed.quantisation,
     )
 

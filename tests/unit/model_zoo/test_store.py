@@ -1,5 +1,6 @@
 """The zoo on disk: round trips, checksums, names, and writes that are interrupted."""
 
+import json
 import os
 import resource
 from collections.abc import Iterator
@@ -248,6 +249,23 @@ def test_broken_task_and_card_are_named(task_path: Path) -> None:
     (task_path / "small" / store.CARD_FILE).write_text("not json")
     with pytest.raises(CardError, match=r"card.json: "):
         store.read_member(task_path / "small")
+
+
+@pytest.mark.parametrize("seconds", ['{"0": 0.1}', '{"1": 0.0}', '{"1": -0.1}', '{"1": 1e999}', '{"many": 0.1}'])
+def test_a_profile_that_can_not_be_is_refused(task_path: Path, seconds: str) -> None:
+    file = task_path / "small" / store.CARD_FILE
+    file.write_text(file.read_text().replace('"seconds": null', f'"seconds": {seconds}'))
+    with pytest.raises(CardError, match=r"(?s)card.json: .*cost\.seconds"):
+        store.read_member(task_path / "small")
+
+
+def test_a_card_from_before_precisions_engines_and_profiles_is_read(task_path: Path) -> None:
+    file = task_path / "small" / store.CARD_FILE
+    raw = json.loads(file.read_text())
+    del raw["precision"], raw["engine"], raw["conversion"], raw["cost"]["profiled_on"]
+    file.write_text(json.dumps(raw))
+    card = store.read_member(task_path / "small").card
+    assert (card.precision, card.engine, card.conversion) == ("fp32", "onnxruntime", None)
 
 
 def test_missing_zoo_is_named(tmp_path: Path) -> None:
