@@ -50,8 +50,7 @@ def add_member(addition: Addition, begin: Begin) -> Added:
     if bound is not None:
         store.check_task(bound, task, addition.task_path / store.TASK_FILE)
     begin("exporting and checking the graph", None)
-    network = None if source.serve is None else source.serve(task)
-    converted = convert(addition, source.export(task), folder, task, begin, network=network)
+    converted = convert(addition, source.export(task), folder, task, begin, open_torch=source.open_torch)
     rows = run_calibration(converted.session, folder, task, addition.batch_size, begin)
     card = make_card(addition, task, source, converted, rows)
     member = _write(addition, card, source, converted, rows)
@@ -110,8 +109,8 @@ def _warnings(addition: Addition, source: Source, converted: Converted, rows: Ca
 
 
 def _neighbours(addition: Addition, card: Card) -> tuple[str, ...]:
-    """Warn of members of the task that can't be planned with together with this one."""
-    warnings = []
+    """Warn of members of the task that can't be planned together with this one."""
+    warnings, elsewhere = [], []
     others = (name for name in store.list_members(addition.task_path) if name != addition.name)
     for name in others:
         try:
@@ -123,6 +122,10 @@ def _neighbours(addition: Addition, card: Card) -> tuple[str, ...]:
             warnings.append(
                 f"member {name!r} was calibrated on other images; planning needs the same images for all members"
             )
+        if other.card.engine != card.engine:
+            elsewhere.append(f"{name!r} ({other.card.engine})")
+    if elsewhere:
+        warnings.append(f"a plan is for one engine, so not for {card.engine} together with {', '.join(elsewhere)}")
     return tuple(warnings)
 
 

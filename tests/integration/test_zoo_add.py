@@ -281,6 +281,16 @@ def test_a_broken_neighbour_is_warned_of(tmp_path: Path) -> None:
     assert any(f"member 'own' can't be read: {card}" in warning for warning in added.warnings)
 
 
+def test_a_neighbour_for_another_engine_is_told_of(tmp_path: Path) -> None:
+    data = shade_images(tmp_path / "data")
+    onnx.save(own_classifier(), tmp_path / "own.onnx")
+    member = add_own(data, tmp_path / "zoo", tmp_path / "own.onnx").member
+    store.replace_card(member, member.card.model_copy(update={"engine": "openvino"}))
+    added = add_own(data, tmp_path / "zoo", tmp_path / "own.onnx", name="next")
+    warning = "a plan is for one engine, so not for onnxruntime together with 'own' (openvino)"
+    assert added.warnings == (warning,)
+
+
 def test_members_added_side_by_side_to_a_new_task_all_arrive(tmp_path: Path) -> None:
     data = shade_images(tmp_path / "data")
     onnx.save(own_classifier(), tmp_path / "own.onnx")
