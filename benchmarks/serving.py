@@ -27,10 +27,11 @@ from benchmarks.environment import describe
 from benchmarks.server import COMMAND, RunningServer, serve
 from cascade_serve.bundle import Bundle, load_bundle
 from cascade_serve.core.arrays import ImageArray, IntArray
+from cascade_serve.core.plan import Fingerprint
 from cascade_serve.core.request import Request, Terms
 from cascade_serve.core.route import Route, make_route
 from cascade_serve.engine.committee import CommitteeEngine
-from cascade_serve.engine.onnx import Device, OnnxRunner, fingerprint, make_runners
+from cascade_serve.engine.onnx import ENGINE_NAME, Device, OnnxRunner, make_runners
 from cascade_serve.engine.protocol import EngineConfig
 from cascade_serve.metrics import Metrics
 from model_zoo.image_folder import read_images, scan_image_folder
@@ -79,7 +80,7 @@ class RawLoop:
             bundle.plan,
             self._runners[:1],
             config=EngineConfig(max_queue_rows=len(self._images_NHWC)),
-            fingerprint=fingerprint(bundle.plan),
+            fingerprint=Fingerprint.of(ENGINE_NAME, bundle.plan.members),
             observer=Metrics(CollectorRegistry()).observer(bundle.name, bundle.plan),
         )
         return engine.admit(Request(images_BHWC=self._images_NHWC, terms=Terms(policy=policy))).result().exit_stage_B

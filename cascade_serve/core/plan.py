@@ -1,9 +1,10 @@
 """What is served: members, how they speak together, and the policies with their stages, costs and promises."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import Self
 
 from cascade_serve.core.combine import Combine
 from cascade_serve.core.confidence import Confidence
@@ -175,6 +176,11 @@ class Fingerprint:
 
     engine: str
     precision: str
+
+    @classmethod
+    def of(cls, engine: str, members: Iterable[Member]) -> Self:
+        """Say what computes these members' answers on an engine."""
+        return cls(engine=engine, precision="+".join(sorted({member.precision for member in members})))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

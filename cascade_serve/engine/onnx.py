@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, assert_never
 
 from cascade_serve.bundle import GRAPH_FILE, Bundle
 from cascade_serve.core.arrays import FloatArray, ImageArray
-from cascade_serve.core.plan import Fingerprint, Plan, Task
+from cascade_serve.core.plan import Task
 from cascade_serve.engine.protocol import EngineConfig
 from cascade_serve.errors import BundleError, ConfigError, MemberError, MissingExtraError
 
@@ -25,11 +25,6 @@ class Device(StrEnum):
 
     CPU = "cpu"
     CUDA = "cuda"
-
-
-def fingerprint(plan: Plan) -> Fingerprint:
-    """Say what this backend computes a plan's answers with."""
-    return Fingerprint(engine=ENGINE_NAME, precision="+".join(sorted({member.precision for member in plan.members})))
 
 
 def make_runners(bundle: Bundle, config: EngineConfig, device: Device, device_id: int = 0) -> list["OnnxRunner"]:

@@ -1,7 +1,7 @@
 """Opens an engine for a bundle, and refuses one whose numbers were measured on something else."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from importlib.util import find_spec
 from typing import assert_never
@@ -24,6 +24,13 @@ class Backend(StrEnum):
     """OpenVINO, on a CPU."""
     TORCH = "torch"
     """torch, on CUDA devices; on a CPU too, where it is slower than the others."""
+
+
+_ENGINE_NAMES = {
+    Backend.ONNX: onnx.ENGINE_NAME,
+    Backend.OPENVINO: openvino.ENGINE_NAME,
+    Backend.TORCH: "torch",
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,8 +66,9 @@ def open_engine(bundle: Bundle, config: OpeningConfig, observer: Observer) -> En
         BundleError: a member can't be loaded, or the plan was calibrated on something else.
         ConfigError: this installation can't serve on the device, or not in a member's precision.
     """
-    actual = fingerprint(bundle.plan, config.backend)
+    actual = Fingerprint.of(_ENGINE_NAMES[config.backend], bundle.plan.members)
     is_certified = _is_certified(bundle, actual, config.allow_uncertified)
+    bundle = replace(bundle, plan=_with_own_profiles(bundle.plan, config, actual))
     runners: Sequence[Runner]
     match config.backend:
         case Backend.ONNX:
@@ -86,8 +94,6 @@ def open_engine(bundle: Bundle, config: OpeningConfig, observer: Observer) -> En
 def _open_torch(
     bundle: Bundle, config: OpeningConfig, observer: Observer, actual: Fingerprint, *, is_certified: bool
 ) -> Engine:
-    if config.device not in (Device.CPU, Device.CUDA):
-        raise ConfigError(f"device: got {config.device.value!r}; the torch engine runs on 'cuda' and 'cpu'")
     if find_spec("torch") is None:
         raise MissingExtraError("torch", "torch")
     # Imported here alone: serving on anything else needs no torch, and starts without its seconds.
@@ -99,18 +105,15 @@ def _open_torch(
     )
 
 
-def fingerprint(plan: Plan, backend: Backend) -> Fingerprint:
-    """Say what a backend computes a plan's answers with."""
-    match backend:
-        case Backend.ONNX:
-            return onnx.fingerprint(plan)
-        case Backend.OPENVINO:
-            return openvino.fingerprint(plan)
-        case Backend.TORCH:
-            precisions = {member.precision for member in plan.members}
-            return Fingerprint(engine="torch", precision="+".join(sorted(precisions)))
-        case _:
-            assert_never(backend)
+def _with_own_profiles(plan: Plan, config: OpeningConfig, actual: Fingerprint) -> Plan:
+    """Forget profiles that say nothing of this engine: each is of a CPU, and of the engine that calibrated its member.
+
+    Batches would follow them otherwise, and be far too small on a GPU.
+    """
+    is_own = plan.calibration is None or plan.calibration.fingerprint.engine == actual.engine
+    if is_own and config.backend is not Backend.TORCH and config.device is Device.CPU:
+        return plan
+    return replace(plan, members=tuple(replace(member, seconds=None) for member in plan.members))
 
 
 def _is_certified(bundle: Bundle, actual: Fingerprint, allow_uncertified: bool) -> bool:

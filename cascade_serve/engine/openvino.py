@@ -12,7 +12,7 @@ import numpy as np
 
 from cascade_serve.bundle import GRAPH_FILE, Bundle
 from cascade_serve.core.arrays import FloatArray, ImageArray
-from cascade_serve.core.plan import Fingerprint, Plan, Task
+from cascade_serve.core.plan import Task
 from cascade_serve.engine.protocol import EngineConfig
 from cascade_serve.errors import BundleError, ConfigError, MemberError, MissingExtraError
 
@@ -31,11 +31,6 @@ _SIZES_OF_LARGE = (1, 8)
 _LARGE_BYTES = 32 << 20
 # Precision → what the processor must be capable of, and what the layers that the graph leaves free compute in.
 _PRECISIONS = {"fp32": ("FP32", "f32"), "int8": ("INT8", "f32"), "bf16": ("BF16", "bf16"), "fp16": ("FP16", "f16")}
-
-
-def fingerprint(plan: Plan) -> Fingerprint:
-    """Say what this backend computes a plan's answers with."""
-    return Fingerprint(engine=ENGINE_NAME, precision="+".join(sorted({member.precision for member in plan.members})))
 
 
 def make_openvino_runners(bundle: Bundle, config: EngineConfig) -> list["OpenVinoRunner"]:

@@ -275,7 +275,5 @@ def _calibration(
         n_test=len(rows.labels_N) - n_search,
         data_sha256=rows.fingerprint(),
         seed=seed,
-        fingerprint=Fingerprint(
-            engine=shared_engine(members), precision="+".join(sorted({member.precision for member in used}))
-        ),
+        fingerprint=Fingerprint.of(shared_engine(members), used),
     )

@@ -6,7 +6,7 @@ from dataclasses import FrozenInstanceError, replace
 
 import pytest
 
-from cascade_serve.core.plan import Member, Plan, Policy, Stage, Task
+from cascade_serve.core.plan import Fingerprint, Member, Plan, Policy, Stage, Task
 from cascade_serve.errors import NotFoundError, PlanError
 
 
@@ -142,3 +142,9 @@ def test_look_ups(plan: Plan) -> None:
 def test_a_plan_is_frozen(plan: Plan) -> None:
     with pytest.raises(FrozenInstanceError):
         plan.reference = "small"  # type: ignore[misc]
+
+
+def test_a_fingerprint_names_each_precision_once_in_order() -> None:
+    kinds = enumerate(("int8", "fp32", "int8", "bf16"))
+    members = [Member(name=f"m{index}", flops=1, precision=precision, files={}) for index, precision in kinds]
+    assert Fingerprint.of("openvino", members) == Fingerprint(engine="openvino", precision="bf16+fp32+int8")
