@@ -15,8 +15,8 @@ from model_zoo.errors import ExportError
 TOOL = "model_zoo.half"
 
 _SUFFIX = "/half"
-_FLOAT_INPUTS = {"Resize": (2,)}
-"""Operator → positions of inputs that are float32 by its definition."""
+_FLOAT_INPUTS = {"Resize": (1, 2), "Upsample": (1,)}
+"""Operator → positions of inputs that are float32 by its definition, or may be: Resize's factors moved in opset 11."""
 _SMALLEST, _LARGEST = float(np.finfo(np.float16).smallest_subnormal), float(np.finfo(np.float16).max)
 
 

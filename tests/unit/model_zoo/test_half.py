@@ -128,6 +128,16 @@ def test_factors_of_a_resize_stay_float32() -> None:
     assert run(half).tolist() == [[1, 2, 3, 4]]
 
 
+@pytest.mark.parametrize(("op_type", "opset"), [("Upsample", 9), ("Resize", 10)])
+def test_factors_of_older_resizes_stay_float32_too(op_type: str, opset: int) -> None:
+    graph = graph_between(
+        helper.make_node(op_type, ["a", "factors"], ["b"], mode="nearest"),
+        constants={"factors": np.ones(2, dtype=np.float32)},
+    )
+    graph.opset_import[0].version = opset
+    assert run(to_half(graph)).tolist() == [[1, 2, 3, 4]]
+
+
 def test_values_that_others_need_in_float32_are_cast_back() -> None:
     graph = graph_between(helper.make_node("Relu", ["a"], ["b"]))
     graph.graph.output.append(helper.make_tensor_value_info("b", TensorProto.FLOAT, ["batch", 4]))
