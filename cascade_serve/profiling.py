@@ -118,7 +118,9 @@ def _open_session(member: ZooMember, task: Task, threads: int) -> _Session:
     if engine == openvino.ENGINE_NAME:
         openvino.check_precision(precision, what)
         return openvino.open_session(member.graph_path, task, precision=precision, threads=threads)
-    raise ConfigError(f"{what}: engine: got {engine}; must be {' or '.join(_ENGINES)} to be profiled")
+    raise ConfigError(
+        f"{what}: engine: got {engine}; must be {' or '.join(_ENGINES)} to be profiled; name the members that are"
+    )
 
 
 def _time(

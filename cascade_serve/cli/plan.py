@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from cascade_serve.bundle import Bundle, check_target, load_bundle, plan_to_json, write_bundle
-from cascade_serve.cli.plan_output import print_bundle, print_next, print_note, print_policies
+from cascade_serve.cli.plan_output import print_bundle, print_next, print_note, print_policies, print_precisions
 from cascade_serve.core.combine import Combine
 from cascade_serve.core.confidence import Confidence
 from cascade_serve.core.cost import Cost, parse_flops
@@ -280,6 +280,7 @@ def _write(out: Path, drawn: Plan, members: tuple[ZooMember, ...], rows: "ZooRow
     if rows is not None and rows.num_repeated:
         print_note(f"{rows.num_repeated:,} calibration images stood there more than once and were counted once")
     print_policies(bundle.plan)
+    print_precisions([member.card.precision for member in members], bundle.plan)
     return bundle
 
 

@@ -1,13 +1,12 @@
 """What ``plan`` and ``inspect`` print; the tables fit into 80 columns."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from shlex import quote
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
-from rich.text import Text
 
 from cascade_serve.bundle import Bundle
 from cascade_serve.cli.console import table_console
@@ -37,10 +36,20 @@ def print_bundle(bundle: Bundle, cards: Mapping[str, Card | None]) -> None:
     console.print(f"{bundle.name} version {bundle.version}: {bundle.path} (every file is what the plan says)")
     console.print(_task_line(bundle.plan))
     console.print(_member_table(bundle.plan, cards))
+    if any(member.seconds for member in bundle.plan.members):
+        console.print(_time_line(bundle.plan, cards))
     descent = descent_table(cards)
     if descent.row_count:
         console.print(descent)
     print_policies(bundle.plan)
+    print_precisions([member.precision for member in bundle.plan.members], bundle.plan)
+
+
+def print_precisions(precisions: Iterable[str], plan: Plan) -> None:
+    """Warn where the members that a plan was chosen from can't be compared in FLOPs."""
+    note = words.precision_note(precisions, plan.cost)
+    if note is not None:
+        print_note(f"note: {note}")
 
 
 def print_next(bundle: Bundle, report: Path | None) -> None:
@@ -65,7 +74,7 @@ def descent_table(cards: Mapping[str, Card | None]) -> Table:
     for member, card in cards.items():
         facts = [] if card is None else list(descent_facts(card))
         for row, (label, text) in enumerate(facts):
-            table.add_row(member if row == 0 else "", label, Text(text), end_section=row == len(facts) - 1)
+            table.add_row(member if row == 0 else "", label, text, end_section=row == len(facts) - 1)
     return table
 
 
@@ -73,6 +82,13 @@ def _task_line(plan: Plan) -> str:
     task = plan.task
     classes = task.classes if len(task.classes) <= _MAX_CLASSES else (*task.classes[:_MAX_CLASSES], "...")
     return f"images {task.height} x {task.width} x {task.channels}, {len(task.classes)} classes: {', '.join(classes)}"
+
+
+def _time_line(plan: Plan, cards: Mapping[str, Card | None]) -> str:
+    """Say what the members' times are, and where they were measured as far as there are cards."""
+    profiled = [card.cost.profiled_on for card in cards.values() if card is not None and card.cost.seconds]
+    places = "; ".join(sorted({place or "an unknown machine" for place in profiled}))
+    return f"time: per image, {words.profiled_at(plan)}" + (f", measured on {places}" if places else "")
 
 
 def _member_table(plan: Plan, cards: Mapping[str, Card | None]) -> Table:

@@ -10,7 +10,6 @@ from rich import box
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
-from rich.text import Text
 
 from cascade_serve.cli.console import table_console
 from cascade_serve.errors import ConfigError
@@ -82,7 +81,7 @@ def _table(profiles: tuple[Profile, ...], config: ProfileConfig) -> Table:
     for timed in profiles:
         card = timed.member.card
         times = (f"{1e6 * timed.seconds[size]:,.0f}" for size in config.batch_sizes)
-        table.add_row(*map(Text, (timed.member.name, card.engine, card.precision, *times)))
+        table.add_row(timed.member.name, card.engine, card.precision, *times)
     return table
 
 

@@ -8,14 +8,14 @@ from typing import Annotated
 import typer
 from pydantic import JsonValue
 from rich.table import Table
-from rich.text import Text
 
 from cascade_serve.cli.console import table_console
 from cascade_serve.cli.descent import descent_facts
 from cascade_serve.cli.profile import profile
 from cascade_serve.cli.zoo_add import add
 from cascade_serve.cli.zoo_table import print_members
-from model_zoo.card import Card, ConversionCard
+from cascade_serve.core.cost import format_seconds
+from model_zoo.card import Card, ConversionCard, CostCard
 from model_zoo.store import TASK_FILE, ZooMember, list_members, list_tasks, read_member
 
 
@@ -73,8 +73,7 @@ def show(
     table.add_column(style="bold", no_wrap=True)
     table.add_column(overflow="fold")
     for label, text in _facts(card):
-        # Class names may hold what rich would take for markup.
-        table.add_row(label, Text(text))
+        table.add_row(label, text)
     table_console().print(table)
 
 
@@ -85,6 +84,11 @@ def _conversion(conversion: ConversionCard) -> str:
     )
     ranges = conversion.quantisation
     return told if ranges is None else f"{told}; ranges from {ranges.n} images, seed {ranges.seed}"
+
+
+def _times(cost: CostCard) -> str:
+    times = ", ".join(f"{format_seconds(seconds)} at {size}" for size, seconds in sorted((cost.seconds or {}).items()))
+    return f"{times} in a run; measured on {cost.profiled_on or 'an unknown machine'}"
 
 
 def _facts(card: Card) -> Iterator[tuple[str, str]]:
@@ -100,6 +104,8 @@ def _facts(card: Card) -> Iterator[tuple[str, str]]:
     if card.conversion is not None:
         yield "against its source", _conversion(card.conversion)
     yield "cost per image", f"{card.cost.flops:,} FLOPs = {card.cost.macs:,} multiply-adds; {card.cost.params:,} params"
+    if card.cost.seconds:
+        yield "time per image", _times(card.cost)
     if card.accuracy is not None:
         low, high = card.accuracy.interval
         yield "top-1", f"{card.accuracy.top1:.4f}, 95 % interval {low:.4f} to {high:.4f}, n = {card.accuracy.n}"

@@ -2,14 +2,13 @@
 
 from rich import box
 from rich.table import Table
-from rich.text import Text
 
 from cascade_serve.cli.console import table_console
 from cascade_serve.core.cost import format_flops
 from model_zoo.card import Card
 from model_zoo.store import ZooMember
 
-_LEGEND = "FLOPs: two a multiply-add, per image. ECE: calibration error after temperature scaling."
+_LEGEND = "FLOPs: two a multiply-add, per image, in any type. ECE: calibration error after temperature scaling."
 
 
 def print_members(members: list[tuple[str, ZooMember]]) -> None:
@@ -20,7 +19,7 @@ def print_members(members: list[tuple[str, ZooMember]]) -> None:
     for column in ("size", "params", "FLOPs", "type", "top-1 % [95 %]", "ECE"):
         table.add_column(column, justify="right", no_wrap=True)
     for label, member in members:
-        table.add_row(*map(Text, (label, *_row(member.card))))
+        table.add_row(label, *_row(member.card))
     table_console().print(table)
 
 

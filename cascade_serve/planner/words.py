@@ -1,7 +1,7 @@
 """A plan in words and tables, for people at a terminal; needs nothing that a serving image lacks."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
@@ -65,10 +65,14 @@ def legend(plan: Plan) -> str:
 
 
 def _time_legend(plan: Plan) -> str:
-    if not _has_times(plan):
-        return ""
-    where = "its best batch size" if plan.cost_batch_size is None else f"batch size {plan.cost_batch_size}"
-    return f"; time per image by the members' profiles, each at {where}"
+    return f"; time per image by the members' profiles, {profiled_at(plan)}" if _has_times(plan) else ""
+
+
+def profiled_at(plan: Plan) -> str:
+    """Say at which batch size of the members' profiles a plan's times are."""
+    return "each at " + (
+        "its best batch size" if plan.cost_batch_size is None else f"batch size {plan.cost_batch_size}"
+    )
 
 
 def _has_times(plan: Plan) -> bool:
@@ -150,6 +154,19 @@ def _accuracy(policy: Policy) -> str:
 
 def _percentages(shares: Sequence[float]) -> str:
     return " ".join(f"{100 * share:.0f}" for share in shares)
+
+
+def precision_note(precisions: Iterable[str], cost: Cost) -> str | None:
+    """Warn where FLOPs are compared that mean unlike work; None where they don't.
+
+    Args:
+        precisions: of the members that are compared.
+        cost: what is kept small.
+    """
+    kinds = sorted(set(precisions))
+    if cost is Cost.SECONDS or len(kinds) == 1:
+        return None
+    return f"members are in {' and '.join(kinds)}, whose FLOPs count alike: --cost seconds tells what a precision saves"
 
 
 def calibration_note(plan: Plan) -> str:

@@ -139,6 +139,14 @@ def test_inspect_tells_all(plan: Plan, tmp_path: Path) -> None:
     assert max(policy["worst_case_flops"] for policy in found["plan"]["policies"].values()) <= 8_000_000
 
 
+def test_inspect_shows_names_as_they_are(plan: Plan, tmp_path: Path) -> None:
+    plan("--stages", "small", "--no-calibration")
+    file = tmp_path / "pets" / "1" / "plan.json"
+    file.write_text(file.read_text().replace('"cat"', '"[/cat]"').replace('"dog"', '":dog:"'))
+    shown = CliRunner().invoke(app, ["inspect", str(tmp_path / "pets" / "1")], catch_exceptions=False).output
+    assert "4 classes: [/cat], :dog:, frog, owl" in shown
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

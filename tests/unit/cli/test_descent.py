@@ -2,8 +2,8 @@
 
 import pytest
 from pydantic import JsonValue
-from rich.console import Console
 
+from cascade_serve.cli.console import table_console
 from cascade_serve.cli.descent import descent_facts, describe
 from cascade_serve.cli.plan_output import descent_table
 from model_zoo.card import Card, CostCard, InputCard, ProvenanceCard, TaskCard, TrainingCard
@@ -75,7 +75,7 @@ def test_json_on_one_line(value: JsonValue, text: str) -> None:
 
 def test_the_table_names_each_member_once_and_takes_no_markup() -> None:
     cards = {"small": make_card(selection="[red]odd[/red]", seeds=[1]), "bare": None, "large": make_card(seeds=[2])}
-    console = Console(width=80)
+    console = table_console()
     with console.capture() as captured:
         console.print(descent_table(cards))
     shown = captured.get()
