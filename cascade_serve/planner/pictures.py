@@ -24,7 +24,7 @@ _BLACK, _ORANGE, _SKY, _GREEN, _BLUE, _RED, _PURPLE, _GREY = (
 )  # fmt: skip
 _STYLES: dict[str, dict[str, Any]] = {
     "ensemble, all members run": {"marker": "^", "s": 26, "c": _ORANGE, "zorder": 2},
-    "cascade on half A's front": {"marker": "o", "s": 16, "c": _SKY, "zorder": 3},
+    "cascade, chosen on half A": {"marker": "o", "s": 16, "c": _SKY, "zorder": 3},
     "single member": {"marker": "s", "s": 42, "c": _BLACK, "zorder": 4},
     "reference": {"marker": "s", "s": 150, "facecolors": "none", "edgecolors": _RED, "linewidths": 1.8, "zorder": 5},
     "accurate": {"marker": "*", "s": 190, "c": _PURPLE, "zorder": 6},

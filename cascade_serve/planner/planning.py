@@ -37,7 +37,8 @@ class Trial:
     Attributes:
         rules: the pair.
         front: what the search found, from cheap to dear.
-        path: the points of the front that a walk goes along, from dear to cheap.
+        path: what a walk goes along, from dear to cheap: points of the front, and before them more careful variants of
+            its dearest.
         accepted: how far the walk would come if half A were half B.
         gates: what ``default`` would be then.
         mean_cost: of that, on half A, per row: FLOPs, or seconds; infinite where nothing keeps the promise.

@@ -155,7 +155,7 @@ def _dots(study: Study, plan: Plan) -> list[Dot]:
         mean = policy.expected_seconds if plan.cost is Cost.SECONDS else policy.expected_flops
         assert mean is not None
         assert policy.accuracy is not None
-        kind = name if _is_named(name) else "cascade on half A's front"
+        kind = name if _is_named(name) else "cascade, chosen on half A"
         dots.append(Dot(kind=kind, label=None, cost=mean, accuracy=policy.accuracy))
     return dots
 

@@ -74,6 +74,19 @@ def test_front_goes_from_cheap_to_dear_and_is_thinned(tmp_path: Path) -> None:
     assert 3 < len(front) <= MAX_PATH
 
 
+def test_a_walk_begins_with_more_careful_variants_of_the_fronts_dearest() -> None:
+    study = make_study(draw_rows(1, 600), NAMES, FLOPS, ONE_PAIR)
+    path, front = study.chosen.path, study.chosen.front
+    careful = [point for point in path if point not in front]
+    assert 1 <= len(careful) <= 3
+    assert list(path[: len(careful)]) == careful
+    costs = [point.mean_cost for point in path]
+    assert costs == sorted(costs, reverse=True)
+    dearest = path[len(careful)]
+    for point in careful:
+        assert [gate.member for gate in point.gates] == [gate.member for gate in dearest.gates]
+
+
 # On the machine of these, the member of the fewest FLOPs is the slowest.
 SECONDS = (0.005, 0.001, 0.002)
 IN_SECONDS = replace(ONE_PAIR, cost=Cost.SECONDS)
