@@ -192,7 +192,7 @@ class Hub:
         with self._changing:
             now = self.memory
             if member.memory is not None and member.memory != now:
-                member.channel.call(messages.SYNC, {"memory": messages.pack_memory(now)}).result()
+                self._sync(member, now)
             with self._lock:
                 if member.number not in self._members:
                     # It has ended meanwhile.
@@ -203,6 +203,14 @@ class Hub:
                 self._is_complete = self._is_complete or sum(one.is_up for one in self._members.values()) >= self._size
         self.announce()
         on_up()
+
+    def _sync(self, member: Member, now: Memory) -> None:
+        try:
+            member.channel.call(messages.SYNC, messages.pack_memory(now)).result()
+        except CascadeError:
+            # It must not answer otherwise than the others do: it ends, and another takes its place.
+            member.channel.close()
+            raise
 
     def _leaving(self, member: Member) -> None:
         with self._lock:

@@ -1,7 +1,6 @@
 """What parent and front-end processes say to each other: the names of their calls, and the first thing that is said."""
 
 from dataclasses import dataclass
-from typing import Any
 
 from pydantic import TypeAdapter
 
@@ -97,11 +96,12 @@ _CHANGE: TypeAdapter[Change] = TypeAdapter(Change)
 _MEMORY: TypeAdapter[Memory] = TypeAdapter(Memory)
 
 
-def pack_memory(memory: Memory) -> Any:
+def pack_memory(memory: Memory) -> Body:
     """Make JSON of a memory."""
-    return _MEMORY.dump_python(memory, mode="json")
+    packed: Body = _MEMORY.dump_python(memory, mode="json")
+    return packed
 
 
-def unpack_memory(body: Any) -> Memory:
+def unpack_memory(body: Body) -> Memory:
     """Read what :func:`pack_memory` wrote."""
     return _MEMORY.validate_python(body)

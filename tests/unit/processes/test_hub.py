@@ -34,6 +34,7 @@ class Process:
         self.changes: list[tuple[str, str]] = []
         self.synced: list[Memory] = []
         self.change_error: CascadeError | None = None
+        self.sync_error: Exception | None = None
         self.may_change = threading.Event()
         self.may_change.set()
         self.is_changing, self.is_up, self.has_ended = threading.Event(), threading.Event(), threading.Event()
@@ -42,7 +43,7 @@ class Process:
         self.channel = Channel(theirs, peer="the parent")
         handlers = {
             messages.VIEW: self._see,
-            messages.SYNC: lambda body: self.synced.append(unpack_memory(body["memory"])),
+            messages.SYNC: self._sync,
             messages.COUNTS: lambda _: self.counts(),
             messages.CHANGE: self._change,
         }
@@ -54,6 +55,11 @@ class Process:
             on_failure=self.failures.append,
             on_end=self.has_ended.set,
         )
+
+    def _sync(self, body: Body) -> None:
+        if self.sync_error is not None:
+            raise self.sync_error
+        self.synced.append(unpack_memory(body))
 
     def _see(self, body: Body) -> None:
         self.view = View.unpack(body)
@@ -156,6 +162,17 @@ def test_a_process_that_starts_anew_is_told_what_was_changed_meanwhile(hub: Hub,
     assert fourth.synced == []
     for process in (third, fourth):
         process.channel.close()
+
+
+def test_a_process_that_does_not_follow_is_sent_away(hub: Hub, both: tuple[Process, Process]) -> None:
+    third = Process(hub, hub.memory)
+    third.sync_error = ZeroDivisionError()
+    both[0].ask(UNLOAD).result(WAIT_S)
+    third.channel.tell(messages.UP)
+    assert third.has_ended.wait(WAIT_S)
+    assert not third.is_up.is_set()
+    assert hub.num_up == 2
+    both[0].ask(LOAD).result(WAIT_S)
 
 
 def test_a_process_that_ends_before_its_turn_is_never_up(hub: Hub, both: tuple[Process, Process]) -> None:
