@@ -205,7 +205,8 @@ def _styles(arms: Sequence[CurveArm]) -> Mapping[str, dict[str, Any]]:
         for place, arm in enumerate(arm for arm in arms if arm.is_control is control):
             color = _CONTROL_COLOR if control else _COLORS[place % len(_COLORS)]
             marker = _MARKERS[place % len(_MARKERS)]
-            line = "--" if control else "-"
+            # Where the colours run out they begin again, dash-dotted.
+            line = "--" if control else ("-", "-.")[place // len(_COLORS) % 2]
             styles[arm.name] = {
                 "color": color, "marker": marker, "linestyle": line, "markersize": 5, "capsize": 3, "linewidth": 1.4,
             }  # fmt: skip
