@@ -101,7 +101,7 @@ def print_training_cost(out: Path, singles: Sequence[Member], plan: Plan, result
     flops = {member.name: 3 * member.flops * logs[member.name]["evaluations"] for member in singles}
     seconds = {name: log["process_seconds"] for name, log in logs.items()}
     biggest = max(flops, key=flops.__getitem__)
-    trained = {f"{name} alone": (name,) for name in flops}
+    trained: dict[str, tuple[str, ...]] = {f"{name} alone": (name,) for name in flops}
     for name in results.keys() & plan.policies.keys():
         trained[name] = tuple(stage.member for stage in plan.policies[name].stages)
     print("\n| what is trained | members | training FLOPs | ratio | process s | ratio | val accuracy % |")
