@@ -111,7 +111,7 @@ REFUSED = [
     (["--workers", "1", "--max-batch-size", "0"], r"max_batch_size: got 0; must be at least 1"),
     (["--max-queue-rows", "4"], r"max_queue_rows: got 4; must be at least max_batch_size, 32"),
     (["--max-queue-delay-s", "61"], r"max_queue_delay_s: got 61\.0; must be at least 0 and under 60"),
-    (["--engine", "magic"], r"'--engine': Value error, 'magic' is not one of 'onnx', 'openvino'"),
+    (["--engine", "magic"], r"'--engine': Value error, 'magic' is not one of 'onnx'"),
     (["--device", "tpu"], r"'tpu' is not one of"),
     (["--tls-key", "key.pem"], r"--tls-certificate and --tls-key must be given together"),
     (["--tls-certificate", "a.pem", "--tls-key", "b.pem"], r"No such file"),
