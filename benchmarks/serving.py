@@ -31,8 +31,8 @@ from cascade_serve.core.plan import Fingerprint
 from cascade_serve.core.request import Request, Terms
 from cascade_serve.core.route import Route, make_route
 from cascade_serve.engine.committee import CommitteeEngine
-from cascade_serve.engine.onnx import ENGINE_NAME, Device, OnnxRunner, make_runners
-from cascade_serve.engine.protocol import EngineConfig
+from cascade_serve.engine.onnx import ENGINE_NAME, Device, make_runners
+from cascade_serve.engine.protocol import EngineConfig, Runner
 from cascade_serve.metrics import Metrics
 from model_zoo.image_folder import read_images, scan_image_folder
 
@@ -109,7 +109,7 @@ class RawLoop:
             order = rng.permutation(len(self._images_NHWC))
             yield from (order[first : first + rows] for first in range(0, len(order) - rows + 1, rows))
 
-    def _run_batch(self, runner: OnnxRunner, batch: IntArray) -> int:
+    def _run_batch(self, runner: Runner, batch: IntArray) -> int:
         for stage, member in enumerate(self._route.members):
             staying = batch[self.exit_stage_N[batch] >= stage]
             if len(staying):

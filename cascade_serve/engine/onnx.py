@@ -9,6 +9,7 @@ from cascade_serve.bundle import GRAPH_FILE, Bundle
 from cascade_serve.core.arrays import FloatArray, ImageArray
 from cascade_serve.core.plan import Task
 from cascade_serve.engine.protocol import EngineConfig
+from cascade_serve.engine.sessions import SessionRunner
 from cascade_serve.errors import BundleError, ConfigError, MemberError, MissingExtraError
 
 if TYPE_CHECKING:
@@ -27,7 +28,7 @@ class Device(StrEnum):
     CUDA = "cuda"
 
 
-def make_runners(bundle: Bundle, config: EngineConfig, device: Device, device_id: int = 0) -> list["OnnxRunner"]:
+def make_runners(bundle: Bundle, config: EngineConfig, device: Device, device_id: int = 0) -> list[SessionRunner]:
     """Open one set of sessions for each worker.
 
     Args:
@@ -43,7 +44,22 @@ def make_runners(bundle: Bundle, config: EngineConfig, device: Device, device_id
     """
     for member in bundle.plan.members:
         check_precision(member.precision, f"member {member.name!r}")
-    return [OnnxRunner(bundle, config, device, device_id) for _ in range(config.workers)]
+    return [
+        SessionRunner(
+            bundle.plan,
+            [
+                OnnxSession(
+                    bundle.member_path(member.name) / GRAPH_FILE,
+                    bundle.plan.task,
+                    config.threads_per_worker,
+                    device,
+                    device_id,
+                )
+                for member in bundle.plan.members
+            ],
+        )
+        for _ in range(config.workers)
+    ]
 
 
 def check_precision(precision: str, what: str) -> None:
@@ -60,30 +76,6 @@ def check_precision(precision: str, what: str) -> None:
         raise ConfigError(
             f"{what}: precision: got {precision}; must be {' or '.join(_PRECISIONS)}, which is what ONNX Runtime has"
         )
-
-
-class OnnxRunner:
-    """One session a member; see :class:`~cascade_serve.engine.protocol.Runner`."""
-
-    def __init__(self, bundle: Bundle, config: EngineConfig, device: Device, device_id: int = 0) -> None:
-        plan, threads = bundle.plan, config.threads_per_worker
-        self._names = [member.name for member in plan.members]
-        paths = [bundle.member_path(name) / GRAPH_FILE for name in self._names]
-        self._sessions = [OnnxSession(path, plan.task, threads, device, device_id) for path in paths]
-        self._num_classes = len(plan.task.classes)
-
-    def run(self, member: int, images_BHWC: ImageArray) -> FloatArray:
-        """Run one member; see the protocol."""
-        try:
-            logits_BK = self._sessions[member].logits(images_BHWC)
-        except MemberError as error:
-            raise MemberError(f"member {self._names[member]!r}: {error}") from error
-        expected = (len(images_BHWC), self._num_classes)
-        if logits_BK.shape != expected:
-            raise MemberError(
-                f"member {self._names[member]!r}: logits: got shape {logits_BK.shape}; must be {expected}"
-            )
-        return logits_BK
 
 
 class OnnxSession:

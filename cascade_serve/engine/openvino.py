@@ -14,6 +14,7 @@ from cascade_serve.bundle import GRAPH_FILE, Bundle
 from cascade_serve.core.arrays import FloatArray, ImageArray
 from cascade_serve.core.plan import Task
 from cascade_serve.engine.protocol import EngineConfig
+from cascade_serve.engine.sessions import SessionRunner
 from cascade_serve.errors import BundleError, ConfigError, MemberError, MissingExtraError
 
 if TYPE_CHECKING:
@@ -33,7 +34,7 @@ _LARGE_BYTES = 32 << 20
 _PRECISIONS = {"fp32": ("FP32", "f32"), "int8": ("INT8", "f32"), "bf16": ("BF16", "bf16"), "fp16": ("FP16", "f16")}
 
 
-def make_openvino_runners(bundle: Bundle, config: EngineConfig) -> list["OpenVinoRunner"]:
+def make_openvino_runners(bundle: Bundle, config: EngineConfig) -> list[SessionRunner]:
     """Compile one set of sessions for each worker.
 
     Args:
@@ -47,35 +48,21 @@ def make_openvino_runners(bundle: Bundle, config: EngineConfig) -> list["OpenVin
     """
     for member in bundle.plan.members:
         check_precision(member.precision, f"member {member.name!r}")
-    return [OpenVinoRunner(bundle, config) for _ in range(config.workers)]
-
-
-class OpenVinoRunner:
-    """One session a member; see :class:`~cascade_serve.engine.protocol.Runner`."""
-
-    def __init__(self, bundle: Bundle, config: EngineConfig) -> None:
-        plan, threads = bundle.plan, config.threads_per_worker
-        self._names = [member.name for member in plan.members]
-        self._num_classes = len(plan.task.classes)
-        self._sessions = [
-            open_session(
-                bundle.member_path(member.name) / GRAPH_FILE, plan.task, precision=member.precision, threads=threads
-            )
-            for member in plan.members
-        ]
-
-    def run(self, member: int, images_BHWC: ImageArray) -> FloatArray:
-        """Run one member; see the protocol."""
-        try:
-            logits_BK = self._sessions[member].logits(images_BHWC)
-        except MemberError as error:
-            raise MemberError(f"member {self._names[member]!r}: {error}") from error
-        expected = (len(images_BHWC), self._num_classes)
-        if logits_BK.shape != expected:
-            raise MemberError(
-                f"member {self._names[member]!r}: logits: got shape {logits_BK.shape}; must be {expected}"
-            )
-        return logits_BK
+    return [
+        SessionRunner(
+            bundle.plan,
+            [
+                open_session(
+                    bundle.member_path(member.name) / GRAPH_FILE,
+                    bundle.plan.task,
+                    precision=member.precision,
+                    threads=config.threads_per_worker,
+                )
+                for member in bundle.plan.members
+            ],
+        )
+        for _ in range(config.workers)
+    ]
 
 
 class OpenVinoSession:
