@@ -202,10 +202,7 @@ class DeviceEngine:
             _log.exception("a batch of member %r failed", self.plan.members[batch.member].name)
             with self._lock:
                 self._scheduler.fail(batch, np.ones(batch.rows, dtype=np.bool_))
-        finally:
-            with self._lock:
-                self._scheduler.finish(batch)
-                self._rows_left.notify_all()
+                self._finish(batch)
 
     def _run_and_settle(self, lane: Lane, batch: Batch) -> None:
         name = self.plan.members[batch.member].name
@@ -223,6 +220,12 @@ class DeviceEngine:
                 statistics.failed(batch.member)
                 self._scheduler.fail(batch, failed_B)
             self._scheduler.settle(batch, verdicts, now_s)
+            # Before anybody whom this answers can send more rows, which may need these slots.
+            self._finish(batch)
+
+    def _finish(self, batch: Batch) -> None:
+        self._scheduler.finish(batch)
+        self._rows_left.notify_all()
 
     def _tell_gated(self, batch: Batch, rated_B: FloatArray, failed_B: BoolArray | None) -> None:
         told_B = batch.is_gated_B if failed_B is None else batch.is_gated_B & ~failed_B
