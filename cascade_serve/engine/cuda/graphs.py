@@ -16,7 +16,7 @@ What orders what:
 
 import threading
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 
 import numpy as np
 import torch
@@ -163,7 +163,8 @@ class CudaExecutor:
         self._staging_RHWC = torch.zeros(self._images_RHWC.shape, dtype=torch.uint8, pin_memory=True)
         self._staging = self._staging_RHWC.numpy()
         self._streams = Streams(device)
-        try:
+        with ExitStack() as undo:
+            undo.callback(self._streams.give_back)
             self._uploads = self._streams.take()
             self.lanes = tuple(
                 GraphLane(step, buckets, device, stream=self._streams.take(), uploads=self._uploads)
@@ -171,9 +172,7 @@ class CudaExecutor:
             )
             # Weights and buffers were written on the default stream, for which those of torch's pool don't wait.
             torch.cuda.current_stream(device).synchronize()
-        except BaseException:
-            self._streams.give_back()
-            raise
+            undo.pop_all()
 
     def upload(self, slots: Sequence[int], images_BHWC: ImageArray) -> None:
         """Copy images to the pinned image of the slab, and from there, asynchronously, to it; see the protocol."""

@@ -1,6 +1,7 @@
 """Opens a bundle on torch: networks loaded, rows laid out, one engine a device."""
 
 from collections.abc import Sequence
+from contextlib import ExitStack
 
 import torch
 
@@ -41,23 +42,20 @@ def open_torch_engine(
     """
     found = [find_device(name) for name in devices]
     engines: list[DeviceEngine] = []
-    try:
+    with ExitStack() as undo:
         for device in found:
             executor = _make_executor(bundle, config, device)
-            engines.append(
-                DeviceEngine(
-                    bundle.plan,
-                    executor,
-                    config=config,
-                    fingerprint=fingerprint,
-                    observer=observer,
-                    is_certified=is_certified,
-                )
+            engine = DeviceEngine(
+                bundle.plan,
+                executor,
+                config=config,
+                fingerprint=fingerprint,
+                observer=observer,
+                is_certified=is_certified,
             )
-    except BaseException:
-        for engine in engines:
-            engine.close()
-        raise
+            undo.callback(engine.close)
+            engines.append(engine)
+        undo.pop_all()
     return engines[0] if len(engines) == 1 else EngineFleet(engines)
 
 
