@@ -1,8 +1,7 @@
-"""The engine without a scheduler thread: whoever waits for an answer takes a free worker and runs what is queued."""
+"""The engine: an idle one answers on the thread that asks, a busy one on threads of its own, batch after batch."""
 # Shapes: B rows of a batch or request, HWC image.
 
 import logging
-import math
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -19,7 +18,7 @@ from cascade_serve.core.request import ExitReason, Reply, Request, Terms
 from cascade_serve.core.route import Route, make_route
 from cascade_serve.engine.admission import check_deadline, check_images
 from cascade_serve.engine.batch_run import run_batch
-from cascade_serve.engine.gating import gate
+from cascade_serve.engine.gating import Verdicts, gate
 from cascade_serve.engine.protocol import EngineConfig, MemberStatistics, Observer, Runner
 from cascade_serve.engine.scheduler import Batch, Gated, Scheduler
 from cascade_serve.engine.slab import Slab, rows_of
@@ -42,9 +41,9 @@ class CommitteeEngine:
     """Serves one plan; see :class:`~cascade_serve.engine.protocol.Engine`.
 
     An idle engine runs a request to completion on the thread that brought it, without a hand-over. A busy one batches
-    what piled up: a thread that finds no free worker sleeps until its rows are answered, its deadline comes, or a
-    worker falls free while rows wait. Assistants, one fewer than workers, lend a thread where rows could run side by
-    side and no other thread sleeps, such as those of an ensemble.
+    what piled up: a thread that finds no free worker sleeps until its rows are answered or its deadline comes.
+    Assistants, at most as many as workers, run what the threads of answered requests leave behind, and what may run
+    side by side, such as the members of an ensemble; they go on for as long as rows wait.
 
     Args:
         plan: what is served.
@@ -80,14 +79,13 @@ class CommitteeEngine:
         # Callers repeat themselves; what they may make up is bounded. Through this the engine must not hold itself, as
         # its sessions would then stay in memory until the garbage collector comes by.
         self._way = lru_cache(maxsize=1024)(partial(_make_way, plan, self._slab))
-        self._assistants = ThreadPoolExecutor(max(1, config.workers - 1), thread_name_prefix="cascade-assistant")
+        self._assistants = ThreadPoolExecutor(config.workers, thread_name_prefix="cascade-assistant")
         self._lock = threading.Lock()
         # What follows is guarded by the lock.
-        self._ticket_ended = threading.Condition(self._lock)
+        self._has_changed = threading.Condition(self._lock)
         self._scheduler = Scheduler(plan, config, self._slab)
         self._idle_runners = list(runners)
         self._tickets: set[RowTicket] = set()
-        self._sleepers: dict[RowTicket, None] = {}
         self._num_assisting = 0
         self._is_stopping = False
 
@@ -122,7 +120,7 @@ class CommitteeEngine:
         """Admit nothing more and wait for the rows in flight; tell whether all were answered in time."""
         with self._lock:
             self._is_stopping = True
-            return self._ticket_ended.wait_for(lambda: not self._tickets, timeout_s)
+            return self._has_changed.wait_for(lambda: not self._tickets, timeout_s)
 
     def close(self) -> None:
         """Fail what is left. May be called twice."""
@@ -130,6 +128,7 @@ class CommitteeEngine:
             self._is_stopping = True
             for ticket in self._tickets:
                 self._scheduler.end(ticket, UnavailableError("this version was stopped"))
+            self._has_changed.notify_all()
         self._assistants.shutdown()
 
     # A request comes in.
@@ -159,141 +158,161 @@ class CommitteeEngine:
 
     # Threads look for a batch, run it and settle it.
 
-    def work_until_closed(self, ticket: RowTicket) -> None:
-        """Run batches, whoever's rows they hold, until the ticket is closed."""
-        while (job := self._next_job(ticket)) is not None:
-            self._run(job)
+    def answer(self, ticket: RowTicket) -> Reply:
+        """Run batches, whoever's rows they hold, where a worker is free, else sleep; until the ticket is closed."""
+        while not ticket.is_closed:
+            job, wake_s = self._look(ticket)
+            if job is None:
+                ticket.sleep(wake_s, self._clock)
+            while job is not None:
+                job = self._run(job, ticket)
+        if ticket.error is not None:
+            raise ticket.error
+        return self._reply(ticket)
 
-    def _next_job(self, ticket: RowTicket) -> _Job | None:
-        """Wait for a batch to run; None once the ticket is closed."""
-        while True:
-            with self._lock:
-                now_s = self._clock()
-                self._scheduler.expire(ticket, now_s)
-                job = None if ticket.is_closed else self._take_job(now_s)
-                if ticket.is_closed or job is not None:
-                    self._call_for_hands(now_s)
-                    return job
-                alarm, timeout_s = self._set_alarm(ticket, now_s)
-            if not alarm.acquire(timeout=timeout_s):
-                with self._lock:
-                    self._cancel_alarm(ticket)
-            elif ticket.slept_to_the_end:
-                # Nothing waits for this thread, which so gets by without the lock that all threads want.
-                return None
+    def _look(self, ticket: RowTicket) -> tuple[_Job | None, float]:
+        """Find a batch to run, for as long as the ticket is open; else tell when to look again."""
+        if not self._idle_runners and self._clock() < ticket.due_s:
+            # Needs no lock, which all threads want: whoever frees a worker after this looks at the queues.
+            return None, ticket.due_s
+        with self._lock:
+            now_s = self._clock()
+            self._scheduler.expire(ticket, now_s)
+            self._deliver()
+            job = self._take_job(now_s, ticket)
+            return job, (min(ticket.due_s, self._scheduler.next_ready_s()) if self._idle_runners else ticket.due_s)
 
     def _assist(self) -> None:
+        """Run batches until no row waits, or no worker is free."""
         while True:
             with self._lock:
-                now_s = self._clock()
-                job = self._take_job(now_s)
-                self._call_for_hands(now_s)
+                job = self._await_job()
                 if job is None:
                     self._num_assisting -= 1
                     return
-            self._run(job)
+            while job is not None:
+                job = self._run(job)
 
-    def _take_job(self, now_s: float) -> _Job | None:
+    def _await_job(self) -> _Job | None:
+        """Wait for rows that wait for company; None where none does, or no worker is free for them."""
+        while (job := self._take_job(now_s := self._clock())) is None:
+            if not (self._idle_runners and self._scheduler.has_waiting):
+                return None
+            self._has_changed.wait(self._scheduler.next_ready_s() - now_s)
+        return job
+
+    def _take_job(self, now_s: float, ticket: RowTicket | None = None) -> _Job | None:
+        """Take what runs next, unless for a ticket that is closed, and find a thread for what may run beside it."""
+        if ticket is not None and ticket.is_closed:
+            self._leave()
+            return None
         if not self._idle_runners:
             return None
         batch = self._scheduler.take(now_s)
-        return None if batch is None else _Job(self._idle_runners.pop(), batch)
+        self._deliver()
+        job = None if batch is None else _Job(self._idle_runners.pop(), batch)
+        if self._scheduler.has_ready(now_s):
+            self._call_assistant()
+        return job
 
-    def _set_alarm(self, ticket: RowTicket, now_s: float) -> tuple[threading.Lock, float]:
-        """Let a ticket's thread sleep: give the lock to acquire, and for how many seconds at most (-1: for ever)."""
-        wake_s = ticket.due_s
-        if self._idle_runners:
-            wake_s = min(wake_s, self._scheduler.next_ready_s())
-        self._sleepers[ticket] = None
-        return ticket.set_alarm(), (-1 if wake_s == math.inf else max(0.0, min(wake_s - now_s, threading.TIMEOUT_MAX)))
+    def _leave(self) -> None:
+        """A thread goes that was perhaps the last to look when the rows of others have waited long enough."""
+        if self._scheduler.has_waiting:
+            self._call_assistant()
 
-    def _cancel_alarm(self, ticket: RowTicket) -> None:
-        self._sleepers.pop(ticket, None)
-        ticket.wake()
-
-    def _call_for_hands(self, now_s: float) -> None:
-        """Find one more thread where a worker is free and rows wait: one that sleeps, else an assistant."""
-        if not (self._idle_runners and self._scheduler.has_waiting):
-            return
-        while self._sleepers:
-            sleeper = next(iter(self._sleepers))
-            del self._sleepers[sleeper]
-            if sleeper.is_asleep:
-                sleeper.call()
-                return
-        if self._num_assisting < self.config.workers - 1 and self._scheduler.has_ready(now_s):
+    def _call_assistant(self) -> None:
+        if self._idle_runners and self._num_assisting < self.config.workers:
             self._num_assisting += 1
             self._assistants.submit(self._assist)
 
-    def _run(self, job: _Job) -> None:
-        """Run a batch and settle it: the boundary at which anything unforeseen fails the rows it holds."""
+    def _run(self, job: _Job, ticket: RowTicket | None = None) -> _Job | None:
+        """Run a batch, settle it and take the next one; None where none is ready, or the ticket is closed."""
+        judged = self._judge(job)
+        with self._lock:
+            now_s = self._clock()
+            # Comes first, as whoever is answered here may come again at once, and want these slots.
+            self._scheduler.finish(job.batch)
+            for gated, verdicts in judged:
+                self._scheduler.settle(gated, verdicts, now_s)
+            self._deliver()
+            self._idle_runners.append(job.runner)
+            return self._take_job(now_s, ticket)
+
+    def _judge(self, job: _Job) -> list[tuple[Gated, Verdicts]]:
+        """Run a batch and rate its rows: the boundary at which anything unforeseen fails the rows it holds."""
         try:
-            self._run_and_settle(job.runner, job.batch)
+            return self._run_and_gate(job.runner, job.batch)
         except Exception:  # noqa: BLE001 - the one boundary of a working thread
             _log.exception("a batch of member %r failed", self.plan.members[job.batch.member].name)
             with self._lock:
                 self._scheduler.fail(job.batch, job.batch.slots)
-        finally:
-            with self._lock:
-                self._scheduler.finish(job.batch)
-                self._idle_runners.append(job.runner)
+            return []
 
-    def _run_and_settle(self, runner: Runner, batch: Batch) -> None:
+    def _run_and_gate(self, runner: Runner, batch: Batch) -> list[tuple[Gated, Verdicts]]:
         started_s = self._clock()
         outcome = run_batch(self.plan, self._slab, runner, batch.member, batch.slots)
-        compute_s = self._clock() - started_s
+        now_s = self._clock()
         queue_s_B = np.maximum(started_s - np.array([entry.queued_s for entry in batch.entries]), 0.0)
         with self._lock:
             statistics = self._scheduler.statistics
-            statistics.ran(batch.member, len(batch.slots), float(queue_s_B.sum()), compute_s)
+            statistics.ran(batch.member, len(batch.slots), float(queue_s_B.sum()), now_s - started_s)
             if outcome.was_retried:
                 statistics.failed(batch.member)
                 self._scheduler.fail(batch, compress(batch.slots, outcome.failed_B))
             gates = self._scheduler.note(batch, outcome)
             allowance_s_M = self._scheduler.allowance_s()
-        self._observer.batch_ran(self.plan.members[batch.member].name, queue_s_B, compute_s)
-        for gated in gates:
-            self._gate(gated, allowance_s_M)
+        self._observer.batch_ran(self.plan.members[batch.member].name, queue_s_B, now_s - started_s)
+        return [(gated, self._gate(gated, now_s, allowance_s_M)) for gated in gates]
 
-    def _gate(self, gated: Gated, allowance_s_M: Float64Array) -> None:
-        now_s = self._clock()
+    def _gate(self, gated: Gated, now_s: float, allowance_s_M: Float64Array) -> Verdicts:
         verdicts = gate(self.plan, self._slab, gated.rows, gated.stage, now_s=now_s, stage_s_M=allowance_s_M)
         self._observer.rows_gated(verdicts.answers.exit_stage_B, verdicts.confidence_B)
-        with self._lock:
-            self._scheduler.settle(gated, verdicts, now_s)
+        return verdicts
 
     # A request goes out.
 
-    def collect(self, ticket: RowTicket) -> Reply:
-        """Read the answers of a ticket that was closed without an error."""
-        slab, rows = self._slab, rows_of(ticket.slots)
-        # Copies, as the slots are given back while the reply is still being written.
-        probabilities_BK = slab.probabilities_RK[rows].copy()
-        reason_B = slab.exit_reason_R[rows].copy()
+    def _deliver(self) -> None:
+        """Read the answers of the tickets whose rows all have one, free their slots, and wake their threads."""
+        ripe = self._scheduler.take_ripe()
+        if not ripe:
+            return
+        answers = self._slab.read([slot for ticket in ripe for slot in ticket.slots])
+        end = 0
+        for ticket in ripe:
+            start, end = end, end + len(ticket.slots)
+            self._let_go(ticket)
+            ticket.close(answers.between(start, end))
+
+    def _reply(self, ticket: RowTicket) -> Reply:
+        answers, route = ticket.answers, ticket.route
+        assert answers is not None
+        is_early = ticket.answers_early and ExitReason.DEADLINE in answers.exit_reason_B
         reply = Reply(
-            probabilities_BK=probabilities_BK,
-            label_B=probabilities_BK.argmax(axis=1),
-            confidence_B=slab.confidence_R[rows].copy(),
-            exit_stage_B=slab.exit_stage_R[rows].copy(),
-            exit_reason_B=reason_B,
-            flops_B=slab.answer_flops_R[rows].copy(),
-            policy=ticket.route.policy,
-            certified=self._is_certified
-            and ticket.route.is_certified
-            and not (ticket.answers_early and ExitReason.DEADLINE in reason_B),
+            probabilities_BK=answers.probabilities_BK,
+            label_B=answers.label_B,
+            confidence_B=answers.confidence_B,
+            exit_stage_B=answers.exit_stage_B,
+            exit_reason_B=answers.exit_reason_B,
+            flops_B=answers.flops_B,
+            policy=route.policy,
+            certified=self._is_certified and route.is_certified and not is_early,
         )
-        self._observer.request_answered(reply, slab.exited_s_R[rows] - ticket.admitted_s)
+        self._observer.request_answered(reply, answers.exited_s_B - ticket.admitted_s)
         return reply
 
     def release(self, ticket: RowTicket) -> None:
-        """Free a ticket's slots; what is still open of it is abandoned."""
+        """Free a ticket's slots, if it was not answered; what is still open of it is abandoned."""
+        if ticket.answers is not None:
+            return
         with self._lock:
             self._scheduler.end(ticket, AbandonedError("the request's thread gave up"))
-            self._scheduler.release(ticket)
-            self._tickets.discard(ticket)
-            self._sleepers.pop(ticket, None)
-            if not self._tickets:
-                self._ticket_ended.notify_all()
+            self._let_go(ticket)
+
+    def _let_go(self, ticket: RowTicket) -> None:
+        self._scheduler.release(ticket)
+        self._tickets.discard(ticket)
+        if self._is_stopping:
+            self._has_changed.notify_all()
 
     def abandon(self, ticket: RowTicket) -> None:
         """Take a ticket's rows out, as its caller has gone."""
@@ -302,8 +321,7 @@ class CommitteeEngine:
             return
         with self._lock:
             self._scheduler.end(ticket, AbandonedError("the caller cancelled the request or has gone"))
-            # Its thread may have been the one that would wake when the rows of others have waited long enough.
-            self._call_for_hands(self._clock())
+            self._leave()
 
 
 def _make_way(plan: Plan, slab: Slab, terms: Terms) -> tuple[Route, CodeArray]:

@@ -70,6 +70,7 @@ class Scheduler:
         self.largest_batch_M = tuple(of_member.max_rows for of_member in limits)
         self._queues = MemberQueues(limits, config.max_queue_delay_s)
         self._rows = RowLedger(slab.num_slots)
+        self._ripe: list[RowTicket] = []
         self._next_sequence = 0
         self.statistics = RunStatistics([member.name for member in plan.members])
 
@@ -203,6 +204,11 @@ class Scheduler:
             self._queues.remove(set(slots))
             ticket.close(error)
 
+    def take_ripe(self) -> list[RowTicket]:
+        """Give the requests whose rows have all been answered since this was last asked: they are to be closed."""
+        ripe, self._ripe = self._ripe, []
+        return ripe
+
     def release(self, ticket: RowTicket) -> None:
         """Free the slots of a request that has ended, but for those that a running batch still needs."""
         self._slab.give_back(self._rows.release(ticket.slots))
@@ -211,7 +217,7 @@ class Scheduler:
         self._rows.close((slot,))
         owner.open_rows -= 1
         if owner.open_rows == 0:
-            owner.close()
+            self._ripe.append(owner)
 
     def _is_in_time(self, entry: Entry, member: int, now_s: float) -> bool:
         """Tell whether a row may run; one whose time is up is answered or failed here."""

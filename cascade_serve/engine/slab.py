@@ -41,6 +41,43 @@ class Answers:
         )
 
 
+@dataclass(frozen=True, slots=True)
+class RowAnswers:
+    """What rows have left with, copied out of their slots, as in :class:`~cascade_serve.core.request.Reply`."""
+
+    probabilities_BK: FloatArray
+    label_B: IntArray
+    confidence_B: FloatArray
+    exit_stage_B: IntArray
+    exit_reason_B: CodeArray
+    flops_B: IntArray
+    exited_s_B: Float64Array
+
+    def between(self, start: int, end: int) -> "RowAnswers":
+        """Give the answers of a run of rows, without a copy."""
+        return RowAnswers(
+            self.probabilities_BK[start:end],
+            self.label_B[start:end],
+            self.confidence_B[start:end],
+            self.exit_stage_B[start:end],
+            self.exit_reason_B[start:end],
+            self.flops_B[start:end],
+            self.exited_s_B[start:end],
+        )
+
+
+_ANSWER = np.dtype(
+    [
+        ("exited_s", np.float64),
+        ("flops", np.int64),
+        ("exit_stage", np.int64),
+        ("confidence", np.float32),
+        ("exit_reason", np.uint8),
+    ],
+    align=True,
+)
+
+
 def _record(stages: int) -> np.dtype[np.void]:
     """Lay out what a row is written with at once: a column at a time would take ten times as long."""
     return np.dtype(
@@ -94,11 +131,7 @@ class Slab:
         self.score_RSK: FloatArray = np.zeros((num_slots, stages, classes), dtype=np.float32)
         # The answer.
         self.probabilities_RK: FloatArray = np.zeros((num_slots, classes), dtype=np.float32)
-        self.confidence_R: FloatArray = np.zeros(num_slots, dtype=np.float32)
-        self.exit_stage_R: IntArray = np.zeros(num_slots, dtype=np.int64)
-        self.exit_reason_R: CodeArray = np.zeros(num_slots, dtype=np.uint8)
-        self.answer_flops_R: IntArray = np.zeros(num_slots, dtype=np.int64)
-        self.exited_s_R: Float64Array = np.zeros(num_slots, dtype=np.float64)
+        self._answers_R = np.zeros(num_slots, dtype=_ANSWER)
         self._free = list(range(num_slots - 1, -1, -1))
 
     @property
@@ -156,8 +189,23 @@ class Slab:
     def answer(self, rows: Rows, answers: Answers, now_s: float) -> None:
         """Write down what rows leave with."""
         self.probabilities_RK[rows] = answers.probabilities_BK
-        self.confidence_R[rows] = answers.confidence_B
-        self.exit_stage_R[rows] = answers.exit_stage_B
-        self.exit_reason_R[rows] = answers.exit_reason_B
-        self.answer_flops_R[rows] = self.spent_flops_R[rows]
-        self.exited_s_R[rows] = now_s
+        records_R = self._answers_R
+        records_R["confidence"][rows] = answers.confidence_B
+        records_R["exit_stage"][rows] = answers.exit_stage_B
+        records_R["exit_reason"][rows] = answers.exit_reason_B
+        records_R["flops"][rows] = self.spent_flops_R[rows]
+        records_R["exited_s"][rows] = now_s
+
+    def read(self, slots: list[int]) -> RowAnswers:
+        """Copy out what rows have left with."""
+        slot_B = np.array(slots, dtype=np.int64)
+        probabilities_BK, records_B = self.probabilities_RK[slot_B], self._answers_R[slot_B]
+        return RowAnswers(
+            probabilities_BK,
+            probabilities_BK.argmax(axis=1),
+            records_B["confidence"],
+            records_B["exit_stage"],
+            records_B["exit_reason"],
+            records_B["flops"],
+            records_B["exited_s"],
+        )

@@ -1,12 +1,13 @@
 """One request on its way through the engine: its slots, how many of its rows are still open, and how it ended."""
 
+import math
 import threading
+from collections.abc import Callable
 from typing import Protocol
-
-import numpy as np
 
 from cascade_serve.core.request import OnDeadline, Reply, Request
 from cascade_serve.core.route import Route
+from cascade_serve.engine.slab import RowAnswers
 from cascade_serve.errors import RequestError
 
 REPLY_MARGIN_S = 0.002
@@ -14,14 +15,13 @@ REPLY_MARGIN_S = 0.002
 
 
 class _Engine(Protocol):
-    def work_until_closed(self, ticket: "RowTicket") -> None: ...
-    def collect(self, ticket: "RowTicket") -> Reply: ...
+    def answer(self, ticket: "RowTicket") -> Reply: ...
     def release(self, ticket: "RowTicket") -> None: ...
     def abandon(self, ticket: "RowTicket") -> None: ...
 
 
 class RowTicket:
-    """The rows of one request. All but :meth:`result` and :meth:`cancel` is for the engine, under its lock.
+    """The rows of one request. All but :meth:`result`, :meth:`cancel` and :meth:`sleep` is for the engine's lock.
 
     Attributes:
         request: as admitted.
@@ -31,13 +31,15 @@ class RowTicket:
         sequence: of its admission; smaller is older.
         open_rows: rows without an answer yet.
         is_closed: ended, well or badly.
-        is_called: its thread was woken to take a batch.
+        answers: what it was closed with, where the engine reads it out before it wakes the thread.
         error: how it ended, when badly.
     """
 
     def __init__(self, engine: _Engine, *, request: Request, route: Route, slots: list[int], admitted_s: float) -> None:
         self._engine = engine
-        self._alarm: threading.Lock | None = None
+        # Sleeps and wakes for a tenth of what an event costs.
+        self._alarm = threading.Lock()
+        self._alarm.acquire()
         self.request = request
         self.route = route
         self.slots = slots
@@ -45,16 +47,13 @@ class RowTicket:
         self.sequence = 0
         self.open_rows = len(slots)
         self.is_closed = False
-        self.is_called = False
+        self.answers: RowAnswers | None = None
         self.error: RequestError | None = None
 
     def result(self) -> Reply:
-        """Work until this request is answered; see :class:`~cascade_serve.engine.protocol.Ticket`."""
+        """Work or wait until this request is answered; see :class:`~cascade_serve.engine.protocol.Ticket`."""
         try:
-            self._engine.work_until_closed(self)
-            if self.error is not None:
-                raise self.error
-            return self._engine.collect(self)
+            return self._engine.answer(self)
         finally:
             self._engine.release(self)
 
@@ -71,39 +70,23 @@ class RowTicket:
     def due_s(self) -> float:
         """When the request must be answered or failed, on the engine's clock; infinity when it has no deadline."""
         if self.request.deadline_s is None:
-            return np.inf
+            return math.inf
         return self.request.deadline_s - (REPLY_MARGIN_S if self.answers_early else 0.0)
 
-    @property
-    def is_asleep(self) -> bool:
-        """Its thread sleeps, or is about to."""
-        return self._alarm is not None
+    def sleep(self, wake_s: float, clock: Callable[[], float]) -> None:
+        """Wait, without any lock, until the request is closed, or a time on the clock comes; infinity is never."""
+        timeout_s = -1 if wake_s == math.inf else max(0.0, min(wake_s - clock(), threading.TIMEOUT_MAX))
+        self._alarm.acquire(timeout=timeout_s)
 
-    @property
-    def slept_to_the_end(self) -> bool:
-        """It was closed while its thread slept, and nobody called that thread to a batch meanwhile."""
-        return self.is_closed and not self.is_called
+    def close(self, end: RowAnswers | RequestError | None = None) -> None:
+        """End the request, once, and wake its thread.
 
-    def set_alarm(self) -> threading.Lock:
-        """Make ready to sleep: give the lock that :meth:`wake` opens, to be acquired without the engine's lock."""
-        self.is_called = False
-        self._alarm = threading.Lock()
-        self._alarm.acquire()
-        return self._alarm
-
-    def call(self) -> None:
-        """Wake the thread that sleeps, to take a batch."""
-        self.is_called = True
-        self.wake()
-
-    def wake(self) -> None:
-        """Wake the thread that sleeps, or is about to, if there is one."""
-        if self._alarm is not None:
-            self._alarm.release()
-            self._alarm = None
-
-    def close(self, error: RequestError | None = None) -> None:
-        """End the request and wake its thread."""
+        Args:
+            end: its answers, or why it failed; None leaves the answers where the engine keeps them.
+        """
+        if isinstance(end, RequestError):
+            self.error = end
+        else:
+            self.answers = end
         self.is_closed = True
-        self.error = error
-        self.wake()
+        self._alarm.release()

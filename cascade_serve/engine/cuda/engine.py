@@ -236,23 +236,17 @@ class DeviceEngine:
 
     # A request waits, and goes out.
 
-    def work_until_closed(self, ticket: RowTicket) -> None:
-        """Sleep until the ticket is closed or its deadline comes: the lanes do the work."""
-        while True:
+    def answer(self, ticket: RowTicket) -> Reply:
+        """Sleep until the ticket is closed or its deadline comes, as the lanes do the work, and read its answers."""
+        while not ticket.is_closed:
             with self._lock:
-                now_s = self._clock()
-                self._scheduler.expire(ticket, now_s)
-                if ticket.is_closed:
-                    return
-                alarm = ticket.set_alarm()
-            timeout_s = min(ticket.due_s - now_s, threading.TIMEOUT_MAX)
-            # Without the engine's lock, for which all that wake together would queue.
-            alarm.acquire(timeout=max(0.0, timeout_s))
-            if ticket.slept_to_the_end:
-                return
+                self._scheduler.expire(ticket, self._clock())
+            ticket.sleep(ticket.due_s, self._clock)
+        if ticket.error is not None:
+            raise ticket.error
+        return self._reply(ticket)
 
-    def collect(self, ticket: RowTicket) -> Reply:
-        """Read the answers of a ticket that was closed without an error."""
+    def _reply(self, ticket: RowTicket) -> Reply:
         answers = self._answers
         slot_B: IntArray = np.array(ticket.slots, dtype=np.int64)
         exit_stage_B, reason_B = answers.stage_R[slot_B], answers.reason_R[slot_B]
