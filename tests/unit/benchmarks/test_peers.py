@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 
 from benchmarks.peers.catalogue import PEERS, choose
+from benchmarks.peers.flops import LOADS, print_row
 from benchmarks.peers.load import Arrivals, Job, Seen, run
 from benchmarks.peers.loads import ALL, Load, parse_loads
 from benchmarks.peers.peer import Compute, Engine, Precision
@@ -22,6 +23,7 @@ from benchmarks.peers.processes import MARK, Processes, cpu_s, marked_pids
 from benchmarks.peers.setup import NAMES
 from benchmarks.peers.tables import Run, best_of, group, ratio
 from benchmarks.peers.wire import CascadeInClient, OpenInference, OpenInferenceBytes, PlainBytes, WrappedBytes
+from benchmarks.peers.work import CASCADE, SINGLE
 from cascade_serve.core.arrays import ImageArray
 from cascade_serve.rpc.stubs import grpc_service_pb2 as pb
 
@@ -235,6 +237,18 @@ def test_the_best_is_the_fastest_by_median() -> None:
     groups = group([*slow, *fast])
     assert best_of(groups, ("ours", "ours-processes"), None) == fast
     assert best_of(groups, ("plain",), None) is None
+
+
+def test_gains_are_taken_within_a_pair_and_set_beside_the_flops(capsys: pytest.CaptureFixture[str]) -> None:
+    cascade = [_run("ours", repeat, rate).seen for repeat, rate in enumerate((400.0, 300.0, 900.0))]
+    single = [_run("ours", repeat, rate).seen for repeat, rate in enumerate((200.0, 200.0, 300.0))]
+    print_row(LOADS[0], {CASCADE: cascade, SINGLE: single}, flops=4.0)
+    cells = capsys.readouterr().out.strip("| \n").split(" | ")
+    assert cells[1:] == ["400", "200", "2.00 (1.50 to 3.00)", "4.00", "0.50", "100.00", "100.00"]
+    # Twice as long is half as good.
+    slower = [replace(run, mean_ms=2.0) for run in cascade]
+    print_row(LOADS[2], {CASCADE: slower, SINGLE: single}, flops=1.0)
+    assert capsys.readouterr().out.split(" | ")[3] == "0.50 (0.50 to 0.50)"
 
 
 def _run(peer: str, repeat: int, rate: float) -> Run:
