@@ -232,21 +232,30 @@ class CommitteeEngine:
             now_s = self._clock()
             # Comes first, as whoever is answered here may come again at once, and want these slots.
             self._scheduler.finish(job.batch)
-            for gated, verdicts in judged:
-                self._scheduler.settle(gated, verdicts, now_s)
-            self._deliver()
             self._idle_runners.append(job.runner)
+            self._settle(job.batch, judged, now_s)
             return self._take_job(now_s, ticket)
 
-    def _judge(self, job: _Job) -> list[tuple[Gated, Verdicts]]:
-        """Run a batch and rate its rows: the boundary at which anything unforeseen fails the rows it holds."""
+    def _judge(self, job: _Job) -> list[tuple[Gated, Verdicts]] | None:
+        """Run a batch and rate its rows; None where that failed in an unforeseen way."""
         try:
             return self._run_and_gate(job.runner, job.batch)
-        except Exception:  # noqa: BLE001 - the one boundary of a working thread
+        except Exception:  # noqa: BLE001 - a working thread's boundary
             _log.exception("a batch of member %r failed", self.plan.members[job.batch.member].name)
-            with self._lock:
-                self._scheduler.fail(job.batch, job.batch.slots)
-            return []
+            return None
+
+    def _settle(self, batch: Batch, judged: list[tuple[Gated, Verdicts]] | None, now_s: float) -> None:
+        """Let rows exit, defer or fail: the boundary at which anything unforeseen fails the rows that a batch held."""
+        if judged is not None:
+            try:
+                for gated, verdicts in judged:
+                    self._scheduler.settle(gated, verdicts, now_s)
+                self._deliver()
+            except Exception:  # noqa: BLE001 - a working thread's other boundary
+                _log.exception("a batch of member %r can't be settled", self.plan.members[batch.member].name)
+            else:
+                return
+        self._scheduler.fail(batch, batch.slots)
 
     def _run_and_gate(self, runner: Runner, batch: Batch) -> list[tuple[Gated, Verdicts]]:
         started_s = self._clock()
@@ -273,10 +282,11 @@ class CommitteeEngine:
 
     def _deliver(self) -> None:
         """Read the answers of the tickets whose rows all have one, free their slots, and wake their threads."""
-        ripe = self._scheduler.take_ripe()
+        ripe = self._scheduler.ripe
         if not ripe:
             return
         answers = self._slab.read([slot for ticket in ripe for slot in ticket.slots])
+        self._scheduler.ripe = []
         end = 0
         for ticket in ripe:
             start, end = end, end + len(ticket.slots)

@@ -61,6 +61,7 @@ class Scheduler:
     Attributes:
         statistics: of the members' runs.
         largest_batch_M: rows of each member's largest batch.
+        ripe: requests whose rows have all been answered, to be closed by the engine.
     """
 
     def __init__(self, plan: Plan, config: EngineConfig, slab: Slab) -> None:
@@ -70,7 +71,7 @@ class Scheduler:
         self.largest_batch_M = tuple(of_member.max_rows for of_member in limits)
         self._queues = MemberQueues(limits, config.max_queue_delay_s)
         self._rows = RowLedger(slab.num_slots)
-        self._ripe: list[RowTicket] = []
+        self.ripe: list[RowTicket] = []
         self._next_sequence = 0
         self.statistics = RunStatistics([member.name for member in plan.members])
 
@@ -170,8 +171,11 @@ class Scheduler:
                 self._defer(owner, slot, gated.stage + 1, now_s)
 
     def fail(self, batch: Batch, slots: Iterable[int]) -> None:
-        """Fail the requests of rows on which a member raised."""
+        """Fail the requests of rows on which a member raised, and those that can't be closed."""
         name = self._plan.members[batch.member].name
+        for ticket in self.ripe:
+            self.end(ticket, MemberError(f"its answers could not be read after member {name!r}"))
+        self.ripe = []
         for slot in slots:
             owner = self._rows.owner(slot)
             if owner is not None:
@@ -204,11 +208,6 @@ class Scheduler:
             self._queues.remove(set(slots))
             ticket.close(error)
 
-    def take_ripe(self) -> list[RowTicket]:
-        """Give the requests whose rows have all been answered since this was last asked: they are to be closed."""
-        ripe, self._ripe = self._ripe, []
-        return ripe
-
     def release(self, ticket: RowTicket) -> None:
         """Free the slots of a request that has ended, but for those that a running batch still needs."""
         self._slab.give_back(self._rows.release(ticket.slots))
@@ -217,7 +216,7 @@ class Scheduler:
         self._rows.close((slot,))
         owner.open_rows -= 1
         if owner.open_rows == 0:
-            self._ripe.append(owner)
+            self.ripe.append(owner)
 
     def _is_in_time(self, entry: Entry, member: int, now_s: float) -> bool:
         """Tell whether a row may run; one whose time is up is answered or failed here."""

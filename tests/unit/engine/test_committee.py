@@ -17,6 +17,7 @@ from cascade_serve.core.combine import Combine, include, is_usable, member_score
 from cascade_serve.core.confidence import Confidence, confidence
 from cascade_serve.core.request import ExitReason, Mode, OnDeadline, Reply, Request, Terms
 from cascade_serve.core.route import make_route
+from cascade_serve.engine.committee import CommitteeEngine
 from cascade_serve.errors import (
     AbandonedError,
     CascadeError,
@@ -203,6 +204,19 @@ def test_an_unforeseen_error_fails_the_rows_it_held_and_nothing_else(make_any_be
         ask(bench, 1, 2, confidence_threshold=1.0)
     armed.append(False)
     assert len(ask(bench, 1, 2, confidence_threshold=0.0).label_B) == 2
+    assert bench.engine.rows_in_flight == 0
+
+
+def test_answers_that_cannot_be_read_fail_their_requests_and_nothing_else(
+    make_bench: MakeBench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bench = make_bench()
+    assert isinstance(bench.engine, CommitteeEngine)
+    with monkeypatch.context() as patch:
+        patch.setattr(bench.engine._slab, "read", lambda _slots: 1 / 0)
+        with pytest.raises(MemberError, match="its answers could not be read after member 'small'"):
+            ask(bench, 1, 2, confidence_threshold=0.0)
+    assert len(ask(bench, 1, 2).label_B) == 2
     assert bench.engine.rows_in_flight == 0
 
 
