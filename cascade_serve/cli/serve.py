@@ -18,6 +18,7 @@ from cascade_serve.engine.onnx import Device
 from cascade_serve.engine.opening import Backend, OpeningConfig
 from cascade_serve.engine.protocol import EngineConfig
 from cascade_serve.errors import ConfigError
+from cascade_serve.events import next_event
 from cascade_serve.processes import supervisor
 from cascade_serve.rpc.server import ServerConfig, TlsConfig
 from cascade_serve.serving import ServeConfig, ServingProcess
@@ -279,7 +280,7 @@ def run(config: ServeConfig) -> None:
             f" metrics on http://{config.server.host}:{process.metrics_server.port}/metrics",
             flush=True,
         )
-        while signals.get() == signal.SIGHUP:
+        while next_event(signals) == signal.SIGHUP:
             Thread(target=process.repository.refresh, name="refresh", daemon=True).start()
         _log.info("stopping: %d requests in flight", process.server.in_flight)
     except KeyboardInterrupt:

@@ -14,6 +14,7 @@ from queue import SimpleQueue
 from types import FrameType
 
 from cascade_serve.errors import CascadeError, UnavailableError
+from cascade_serve.events import next_event
 from cascade_serve.processes import messages
 from cascade_serve.processes.channel import Body, Channel, receive
 from cascade_serve.processes.house import View, combine, pack_index
@@ -108,7 +109,7 @@ class Branch:
 
     def run(self) -> None:
         """Do what the main thread has to, until the process shall stop."""
-        while self._events.get() != messages.LEAVING:
+        while next_event(self._events) != messages.LEAVING:
             threading.Thread(target=self.front_end.repository.refresh, name="refresh", daemon=True).start()
         _log.info("stopping: %d requests in flight", self.front_end.server.in_flight)
 

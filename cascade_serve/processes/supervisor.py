@@ -4,6 +4,7 @@ Its main thread sleeps on one queue: signals, and what becomes of the processes.
 """
 
 import logging
+import math
 import os
 import signal
 import subprocess
@@ -17,6 +18,7 @@ from typing import Literal, NamedTuple, NoReturn
 from prometheus_client import CollectorRegistry
 
 from cascade_serve.errors import CascadeError, ProcessError
+from cascade_serve.events import next_event
 from cascade_serve.metrics import MetricsServer
 from cascade_serve.processes.backoff import Backoff
 from cascade_serve.processes.hub import Hub
@@ -167,7 +169,7 @@ class Supervisor:
             except OSError as error:
                 raise ProcessError(f"front-end process {slot} can't be started: {error}") from error
         while any(child.up_s is None for child in self._children.values()):
-            event = self._events.get()
+            event = next_event(self._events)
             if event.error is not None:
                 raise event.error
             if event.kind == "ended" and event.child is not None:
@@ -179,7 +181,7 @@ class Supervisor:
         while True:
             due = {slot: place.due_s for slot, place in self._slots.items() if place.due_s is not None}
             try:
-                event = self._events.get(timeout=max(0.0, min(due.values()) - time.monotonic()) if due else None)
+                event = next_event(self._events, min(due.values(), default=math.inf) - time.monotonic())
             except Empty:
                 self._start_anew(min(due, key=lambda slot: due[slot]))
                 continue
@@ -266,7 +268,7 @@ class Supervisor:
         faults = []
         while self._children:
             try:
-                event = self._events.get(timeout=max(0.0, deadline_s - time.monotonic()))
+                event = next_event(self._events, deadline_s - time.monotonic())
             except Empty:
                 break
             if event.kind == "ended" and event.child is not None:
