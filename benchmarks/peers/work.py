@@ -150,6 +150,8 @@ def _write_bundles(data: Path, work: Work, compute: Compute) -> None:
         if compute.precision is Precision.INT8:
             options += ["--quantisation-data", work.folder / "train"]
         _run("zoo", "add", member, *options)
+    # Batches are as large as pays on this machine, as the README advises.
+    _run("zoo", "profile", zoo / _TASK)
     stages = ",".join([f"{member}:{THRESHOLD}" for member in MEMBERS[:-1]] + [MEMBERS[-1]])
     for name, text in ((CASCADE, stages), (SINGLE, MEMBERS[-1])):
         _run("plan", zoo / _TASK, "--out", repository / name / "1", "--stages", text, "--no-calibration")

@@ -99,11 +99,9 @@ def _rates_experiment(setting: Setting, width: int) -> Experiment:
 
 
 def _depths_experiment(setting: Setting, _width: int) -> Experiment:
-    models = [
-        MemberConfig(name=name, architecture=name, loop=replace(setting.model.loop, lr=triangular(0.1)))
-        for name in ("vgg11", "vgg13", "vgg16", "vgg19")
-    ]
-    return _of_models(setting, "depths", models)
+    names = ("vgg11", "vgg13", "vgg16", "vgg19")
+    loop = replace(setting.model.loop, lr=triangular(0.1))
+    return _of_models(setting, "depths", {name: _member(name, loop) for name in names})
 
 
 def _recipes_experiment(setting: Setting, width: int) -> Experiment:
@@ -112,11 +110,11 @@ def _recipes_experiment(setting: Setting, width: int) -> Experiment:
     ladder = tricks(width, loop.epochs, loop.batch_size, setting.device)[-1]
     slow = replace(loop, lr=MultiStep(), optim=OptimConfig(weight_decay=1e-4), batch_size=128, label_smoothing=0.0)
     airbench = airbench_loop(epochs=max(3, loop.epochs // 3), device=setting.device)
-    models = [
-        MemberConfig(name="resnet9, all tricks", architecture="resnet9", arguments=ladder.arguments, loop=ladder.loop),
-        MemberConfig(name="resnet56", architecture="resnet56", loop=slow),
-        MemberConfig(name="airbench94, Muon", architecture="airbench94_muon", loop=airbench),
-    ]
+    models = {
+        "resnet9, all tricks": _member("resnet9", ladder.loop, ladder.arguments),
+        "resnet56": _member("resnet56", slow),
+        "airbench94, Muon": _member("airbench94_muon", airbench),
+    }
     return _of_models(setting, "recipes", models)
 
 
@@ -139,18 +137,19 @@ def airbench_loop(*, epochs: int, device: str) -> LoopConfig:
 
 
 def _of_rungs(setting: Setting, kind: str, rungs: list[_Rung]) -> Experiment:
-    models = [
-        MemberConfig(name=rung.name, architecture="resnet9", arguments=rung.arguments, loop=rung.loop) for rung in rungs
-    ]
-    return _of_models(setting, kind, models)
+    return _of_models(setting, kind, {rung.name: _member("resnet9", rung.loop, rung.arguments) for rung in rungs})
 
 
-def _of_models(setting: Setting, kind: str, models: list[MemberConfig]) -> Experiment:
+def _member(architecture: str, loop: LoopConfig, arguments: Mapping[str, JsonValue] | None = None) -> MemberConfig:
+    return MemberConfig(name=architecture, architecture=architecture, arguments=arguments or {}, loop=loop)
+
+
+def _of_models(setting: Setting, kind: str, models: Mapping[str, MemberConfig]) -> Experiment:
     return Experiment(
         name=f"ladder_{kind}",
         title=f"Fast training on {setting.name}: {kind}",
-        arms=[Arm(name=model.name, run=partial(_run, setting, model)) for model in models],
-        baseline=models[0].name,
+        arms=[Arm(name=name, run=partial(_run, setting, model)) for name, model in models.items()],
+        baseline=next(iter(models)),
         ratios=("process s",),
         settings=setting.describe(),
         standing=EVIDENCE if setting.train_images is None and setting.device != "cpu" else OPEN,
@@ -163,7 +162,7 @@ def _run(setting: Setting, model: MemberConfig, seed: int) -> Figures:
     return {**figures, "peak MB": member.result.peak_memory_bytes / 2**20}
 
 
-_KINDS = {
+KINDS = {
     "tricks": _tricks_experiment,
     "rates": _rates_experiment,
     "depths": _depths_experiment,
@@ -174,11 +173,11 @@ _KINDS = {
 def main() -> None:
     """Run one comparison as a command."""
     parser = arguments(__doc__, seeds=3)
-    parser.add_argument("kind", choices=tuple(_KINDS))
+    parser.add_argument("kind", choices=tuple(KINDS))
     add_setting(parser)
     parser.set_defaults(task="cifar10-jpeg", width=16)
     options = parser.parse_args()
-    experiment = _KINDS[options.kind](read_setting(options), options.width)
+    experiment = KINDS[options.kind](read_setting(options), options.width)
     print(run_experiment(experiment, range(options.seeds), options.out))
 
 

@@ -114,6 +114,14 @@ def serve(  # noqa: PLR0917 - typer reads the options from the parameters
             rich_help_panel=_ENGINE_PANEL,
         ),
     ] = _ENGINE.max_queue_delay_s,
+    worker_niceness: Annotated[
+        int,
+        typer.Option(
+            metavar="N",
+            help="By how much threads that run members stand back before those that speak with clients, 0 to 19.",
+            rich_help_panel=_ENGINE_PANEL,
+        ),
+    ] = _ENGINE.worker_niceness,
     allow_uncertified: Annotated[
         bool,
         typer.Option(
@@ -232,6 +240,7 @@ def serve(  # noqa: PLR0917 - typer reads the options from the parameters
                     max_batch_size=max_batch_size,
                     max_queue_delay_s=max_queue_delay_s,
                     max_queue_rows=max_queue_rows,
+                    worker_niceness=worker_niceness,
                 ),
                 backend=engine,
                 device=device,

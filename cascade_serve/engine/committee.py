@@ -2,10 +2,13 @@
 # Shapes: B rows of a batch or request, HWC image.
 
 import logging
+import os
+import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from itertools import compress
@@ -79,7 +82,9 @@ class CommitteeEngine:
         # Callers repeat themselves; what they may make up is bounded. Through this the engine must not hold itself, as
         # its sessions would then stay in memory until the garbage collector comes by.
         self._way = lru_cache(maxsize=1024)(partial(_make_way, plan, self._slab))
-        self._assistants = ThreadPoolExecutor(config.workers, thread_name_prefix="cascade-assistant")
+        self._assistants = ThreadPoolExecutor(
+            config.workers, "cascade-assistant", initializer=_stand_back, initargs=(config.worker_niceness,)
+        )
         self._lock = threading.Lock()
         # What follows is guarded by the lock.
         self._has_changed = threading.Condition(self._lock)
@@ -332,6 +337,14 @@ class CommitteeEngine:
         with self._lock:
             self._scheduler.end(ticket, AbandonedError("the caller cancelled the request or has gone"))
             self._leave()
+
+
+def _stand_back(niceness: int) -> None:
+    """Let the threads that speak with clients go before this one, which would else keep them waiting for slices."""
+    # Elsewhere than on Linux a priority is the whole process's.
+    if niceness and sys.platform == "linux":
+        with suppress(OSError):
+            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), niceness)
 
 
 def _make_way(plan: Plan, slab: Slab, terms: Terms) -> tuple[Route, CodeArray]:

@@ -21,6 +21,8 @@ class EngineConfig:
         max_queue_delay_s: seconds a row may wait for a batch to fill, where the member's profile, if it has one, says
             that a fuller batch pays; 0 never waits.
         max_queue_rows: rows in the engine at the same time, waiting or running.
+        worker_niceness: by how much the threads that do nothing but run members stand back where threads that speak
+            with clients want the processor, on Linux; 0 not at all, 19 most.
     """
 
     workers: int = 1
@@ -28,6 +30,7 @@ class EngineConfig:
     max_batch_size: int = 32
     max_queue_delay_s: float = 0.0
     max_queue_rows: int = 1024
+    worker_niceness: int = 5
 
     def __post_init__(self) -> None:
         for field in ("workers", "threads_per_worker", "max_batch_size", "max_queue_rows"):
@@ -35,6 +38,8 @@ class EngineConfig:
                 raise ValueError(f"{field}: got {getattr(self, field)}; must be at least 1")
         if not 0 <= self.max_queue_delay_s < 60:
             raise ValueError(f"max_queue_delay_s: got {self.max_queue_delay_s}; must be at least 0 and under 60")
+        if not 0 <= self.worker_niceness <= 19:
+            raise ValueError(f"worker_niceness: got {self.worker_niceness}; must be between 0 and 19")
         if self.max_queue_rows < self.max_batch_size:
             raise ValueError(
                 f"max_queue_rows: got {self.max_queue_rows}; must be at least max_batch_size, {self.max_batch_size}"
