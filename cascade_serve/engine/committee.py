@@ -344,7 +344,8 @@ def _stand_back(niceness: int) -> None:
     # Elsewhere than on Linux a priority is the whole process's.
     if niceness and sys.platform == "linux":
         with suppress(OSError):
-            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), niceness)
+            thread = threading.get_native_id()
+            os.setpriority(os.PRIO_PROCESS, thread, os.getpriority(os.PRIO_PROCESS, thread) + niceness)
 
 
 def _make_way(plan: Plan, slab: Slab, terms: Terms) -> tuple[Route, CodeArray]:

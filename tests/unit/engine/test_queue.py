@@ -103,7 +103,7 @@ def test_no_stage_starves_at_any_exit_rate_and_batch_limit(limits: tuple[int, in
             idle[stage] = 0 if stage == member or not waiting[stage] else idle[stage] + 1
             most_idle[stage] = max(most_idle[stage], idle[stage])
             most_waiting[stage] = max(most_waiting[stage], waiting[stage])
-    # Late stages wait for no more than the passes, and what their own last batch has left behind them; so does the first.
+    # A late stage waits for no more than the passes, and what its last batch has left to do; so does the first.
     assert max(most_idle[1:]) <= MAX_PASSES + 1 + -(-limits[1] // limits[2]), most_idle
     assert most_idle[0] <= (MAX_PASSES + 1) * sum(-(-limits[0] // rows) for rows in limits[1:]), most_idle
     # What was begun is finished: rows pile up at the door, and not between stages.
