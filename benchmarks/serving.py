@@ -4,7 +4,8 @@ The raw loop knows beforehand at which stage each row exits, and does nothing bu
 machine could do if protocol, scheduling, gate and client cost nothing. Server, client and raw loop share the cores.
 Runs are interleaved (server, raw, server, raw, ...), and the ratio is taken within each pair.
 
-    python -m benchmarks.serving REPOSITORY/CASCADE/VERSION IMAGES [--policy default] [--repeats 5] [--seconds 4]
+    python -m benchmarks.serving REPOSITORY/CASCADE/VERSION IMAGES [--policy default] [--processes 1] [--repeats 5]
+        [--seconds 4]
 """
 # Shapes: N images, B rows of one request, HWC image.
 
@@ -24,7 +25,7 @@ import numpy as np
 from prometheus_client import CollectorRegistry
 
 from benchmarks.environment import describe
-from benchmarks.server import COMMAND, RunningServer, serve
+from benchmarks.server import COMMAND, RunningServer, family_of, serve
 from cascade_serve.bundle import Bundle, load_bundle
 from cascade_serve.core.arrays import ImageArray, IntArray
 from cascade_serve.core.plan import Fingerprint
@@ -142,9 +143,9 @@ def _bench(address: str, arguments: argparse.Namespace, load: Load) -> dict[str,
 
 
 def _cpu_s(pid: int) -> float:
-    """Give the processor seconds that a process has used so far (Linux)."""
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+    """Give the processor seconds that a process and those that it started have used so far (Linux)."""
+    stats = [Path(f"/proc/{each}/stat").read_text().rpartition(")")[2].split() for each in family_of(pid)]
+    return sum(int(fields[11]) + int(fields[12]) for fields in stats) / os.sysconf("SC_CLK_TCK")
 
 
 def _row(load: Load, pairs: list[Pair]) -> str:
@@ -171,6 +172,7 @@ def main() -> None:
     parser.add_argument("bundle", type=Path, help="REPOSITORY/CASCADE/VERSION")
     parser.add_argument("images", type=Path, help="image folder, <class>/<file>")
     parser.add_argument("--policy", default="default")
+    parser.add_argument("--processes", type=int, default=1, help="of the server")
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=4.0)
     parser.add_argument("--warm-up", type=float, default=1.0, help="seconds")
@@ -183,10 +185,11 @@ def main() -> None:
     raw = RawLoop(bundle, images_NHWC[chosen], arguments.policy)
     shares = np.bincount(raw.exit_stage_N) / len(raw.exit_stage_N)
     print(f"{describe()}; {bundle.name}, policy {arguments.policy}, exits {np.round(shares, 3).tolist()},")
+    print(f"{arguments.processes} server process{'es' * (arguments.processes > 1)},")
     print(f"medians of {arguments.repeats} interleaved runs of {arguments.seconds:g} s (smallest to largest ratio)\n")
     print("| concurrency | images a request | images/s | raw loop | ratio | p50 ms | p99 ms | server CPU ms an image |")
     print("| --- | --- | --- | --- | --- | --- | --- | --- |")
-    with serve(arguments.bundle.parent.parent) as server:
+    with serve(arguments.bundle.parent.parent, processes=arguments.processes) as server:
         for load in LOADS:
             pairs = [measure(server, arguments, raw, load) for _ in range(arguments.repeats)]
             print(_row(load, pairs), flush=True)

@@ -1,6 +1,7 @@
 """Start-up of the server, and its memory over minutes at peak.
 
     python -m benchmarks.steady REPOSITORY IMAGES [--model NAME] [--minutes 5] [--starts 5] [--concurrency 32]
+        [--processes 1]
 
 A start lasts from the command until the server says that it serves, with every member warm. Memory is the resident set
 of the server and its children, read once a second; the slope is a line's through the second half of the run.
@@ -18,7 +19,7 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.environment import describe
-from benchmarks.server import COMMAND, serve
+from benchmarks.server import COMMAND, family_of, serve
 
 _MIB = 1 << 20
 
@@ -36,23 +37,18 @@ class Reading:
     mib: float
 
 
-def start_up_s(repository: Path) -> float:
+def start_up_s(repository: Path, processes: int) -> float:
     """Give the seconds until a server is ready."""
     start_s = time.perf_counter()
-    with serve(repository):
+    with serve(repository, processes=processes):
         return time.perf_counter() - start_s
 
 
 def resident_mib(pid: int) -> float:
     """Give the resident memory of a process and its children (Linux); shared pages count in each."""
-    status = Path(f"/proc/{pid}/status").read_text()
-    kib = next(int(line.split()[1]) for line in status.splitlines() if line.startswith("VmRSS:"))
-    children = [child for tasks in Path(f"/proc/{pid}/task").iterdir() for child in _children(tasks)]
-    return kib * 1024 / _MIB + sum(resident_mib(child) for child in children)
-
-
-def _children(task: Path) -> list[int]:
-    return [int(pid) for pid in (task / "children").read_text().split()]
+    statuses = [Path(f"/proc/{each}/status").read_text() for each in family_of(pid)]
+    lines = [line for status in statuses for line in status.splitlines() if line.startswith("VmRSS:")]
+    return sum(int(line.split()[1]) for line in lines) * 1024 / _MIB
 
 
 def watch(pid: int, load: "subprocess.Popen[str]") -> list[Reading]:
@@ -89,9 +85,10 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=5.0)
     parser.add_argument("--starts", type=int, default=5)
     parser.add_argument("--concurrency", type=int, default=32)
+    parser.add_argument("--processes", type=int, default=1, help="of the server")
     arguments = parser.parse_args()
-    print(f"{describe()}\n")
-    starts_s = [start_up_s(arguments.repository) for _ in range(arguments.starts)]
+    print(f"{describe()}; {arguments.processes} server process{'es' * (arguments.processes > 1)}\n")
+    starts_s = [start_up_s(arguments.repository, arguments.processes) for _ in range(arguments.starts)]
     median_s = statistics.median(starts_s)
     print(
         f"Start-up: {median_s:.2f} s ({min(starts_s):.2f} to {max(starts_s):.2f}), n = {len(starts_s)}.\n", flush=True
@@ -100,7 +97,7 @@ def main() -> None:
     command = [*COMMAND, "bench", "--model", model, "--data", str(arguments.images), "--json", "-"]
     command += ["--seconds", str(60 * arguments.minutes), "--concurrency", str(arguments.concurrency)]
     with (
-        serve(arguments.repository) as server,
+        serve(arguments.repository, processes=arguments.processes) as server,
         subprocess.Popen([*command, "--url", server.address], stdout=subprocess.PIPE, text=True) as load,
     ):
         readings = watch(server.pid, load)
