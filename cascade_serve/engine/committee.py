@@ -112,14 +112,17 @@ class CommitteeEngine:
 
     def warm_up(self) -> None:
         """Run every member at each of its batch buckets on every worker, and learn from one row what a run takes."""
-        for runner in self._runners:
-            for member, largest in enumerate(self._scheduler.largest_batch_M):
-                buckets = [rows for rows in self.config.batch_buckets if rows < largest]
-                for rows in (largest, *reversed(buckets), 1):
-                    started_s = self._clock()
-                    runner.run(member, self._slab.images_RHWC[:rows])
-                with self._lock:
-                    self._scheduler.statistics.expect(member, self._clock() - started_s)
+        for _ in self._assistants.map(self._warm_up, self._runners):
+            pass
+
+    def _warm_up(self, runner: Runner) -> None:
+        for member, largest in enumerate(self._scheduler.largest_batch_M):
+            buckets = [rows for rows in self.config.batch_buckets if rows < largest]
+            for rows in (largest, *reversed(buckets), 1):
+                started_s = self._clock()
+                runner.run(member, self._slab.images_RHWC[:rows])
+            with self._lock:
+                self._scheduler.statistics.expect(member, self._clock() - started_s)
 
     def drain(self, timeout_s: float) -> bool:
         """Admit nothing more and wait for the rows in flight; tell whether all were answered in time."""
