@@ -26,12 +26,15 @@ from cascade_serve.engine.protocol import EngineConfig, MemberStatistics, Observ
 from cascade_serve.engine.scheduler import Batch, Gated, Scheduler
 from cascade_serve.engine.slab import Slab, rows_of
 from cascade_serve.engine.ticket import RowTicket
-from cascade_serve.errors import AbandonedError, UnavailableError
+from cascade_serve.errors import AbandonedError, MemberError, UnavailableError
 
 _log = logging.getLogger(__name__)
 
 _LIGHT_BYTES = 1 << 15
 """Images up to this are copied under the lock, which takes less time than to take the lock twice."""
+
+
+_Judged = list[tuple[Gated, Verdicts]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,10 +187,7 @@ class CommitteeEngine:
             # Needs no lock, which all threads want: whoever frees a worker after this looks at the queues.
             return None, ticket.due_s
         with self._lock:
-            now_s = self._clock()
-            self._scheduler.expire(ticket, now_s)
-            self._deliver()
-            job = self._take_job(now_s, ticket)
+            job = self._take_job(self._clock(), ticket)
             return job, (min(ticket.due_s, self._scheduler.next_ready_s()) if self._idle_runners else ticket.due_s)
 
     def _assist(self) -> None:
@@ -211,9 +211,12 @@ class CommitteeEngine:
 
     def _take_job(self, now_s: float, ticket: RowTicket | None = None) -> _Job | None:
         """Take what runs next, unless for a ticket that is closed, and find a thread for what may run beside it."""
-        if ticket is not None and ticket.is_closed:
-            self._leave()
-            return None
+        if ticket is not None:
+            self._scheduler.expire(ticket, now_s)
+            self._deliver()
+            if ticket.is_closed:
+                self._leave()
+                return None
         if not self._idle_runners:
             return None
         batch = self._scheduler.take(now_s)
@@ -221,6 +224,9 @@ class CommitteeEngine:
         job = None if batch is None else _Job(self._idle_runners.pop(), batch)
         if self._scheduler.has_ready(now_s):
             self._call_assistant()
+        elif job is None and ticket is not None and ticket.is_closed:
+            # Its time was up for the batch that was to be formed.
+            self._leave()
         return job
 
     def _leave(self) -> None:
@@ -229,13 +235,28 @@ class CommitteeEngine:
             self._call_assistant()
 
     def _call_assistant(self) -> None:
-        if self._idle_runners and self._num_assisting < self.config.workers:
-            self._num_assisting += 1
-            self._assistants.submit(self._assist)
+        if not self._idle_runners:
+            return
+        if self._num_assisting < self.config.workers:
+            # If no thread can be started, nothing has changed: this is not the last time that somebody looks.
+            with suppress(RuntimeError):
+                self._assistants.submit(self._assist)
+                self._num_assisting += 1
+        else:
+            # Those that wait for company, for what is ready now.
+            self._has_changed.notify_all()
 
     def _run(self, job: _Job, ticket: RowTicket | None = None) -> _Job | None:
         """Run a batch, settle it and take the next one; None where none is ready, or the ticket is closed."""
-        judged = self._judge(job)
+        try:
+            judged = self._judge(job)
+        except BaseException:
+            # Such as Ctrl-C where the engine is used without a server; whoever else waits must not lose the worker.
+            self._conclude(job, None, ticket)
+            raise
+        return self._conclude(job, judged, ticket)
+
+    def _conclude(self, job: _Job, judged: _Judged | None, ticket: RowTicket | None) -> _Job | None:
         with self._lock:
             now_s = self._clock()
             # Comes first, as whoever is answered here may come again at once, and want these slots.
@@ -244,7 +265,7 @@ class CommitteeEngine:
             self._settle(job.batch, judged, now_s)
             return self._take_job(now_s, ticket)
 
-    def _judge(self, job: _Job) -> list[tuple[Gated, Verdicts]] | None:
+    def _judge(self, job: _Job) -> _Judged | None:
         """Run a batch and rate its rows; None where that failed in an unforeseen way."""
         try:
             return self._run_and_gate(job.runner, job.batch)
@@ -252,20 +273,20 @@ class CommitteeEngine:
             _log.exception("a batch of member %r failed", self.plan.members[job.batch.member].name)
             return None
 
-    def _settle(self, batch: Batch, judged: list[tuple[Gated, Verdicts]] | None, now_s: float) -> None:
+    def _settle(self, batch: Batch, judged: _Judged | None, now_s: float) -> None:
         """Let rows exit, defer or fail: the boundary at which anything unforeseen fails the rows that a batch held."""
         if judged is not None:
             try:
                 for gated, verdicts in judged:
                     self._scheduler.settle(gated, verdicts, now_s)
-                self._deliver()
             except Exception:  # noqa: BLE001 - a working thread's other boundary
                 _log.exception("a batch of member %r can't be settled", self.plan.members[batch.member].name)
-            else:
-                return
-        self._scheduler.fail(batch, batch.slots)
+                judged = None
+        if judged is None:
+            self._scheduler.fail(batch, batch.slots)
+        self._deliver()
 
-    def _run_and_gate(self, runner: Runner, batch: Batch) -> list[tuple[Gated, Verdicts]]:
+    def _run_and_gate(self, runner: Runner, batch: Batch) -> _Judged:
         started_s = self._clock()
         outcome = run_batch(self.plan, self._slab, runner, batch.member, batch.slots)
         now_s = self._clock()
@@ -290,11 +311,16 @@ class CommitteeEngine:
 
     def _deliver(self) -> None:
         """Read the answers of the tickets whose rows all have one, free their slots, and wake their threads."""
-        ripe = self._scheduler.ripe
+        ripe, self._scheduler.ripe = self._scheduler.ripe, []
         if not ripe:
             return
-        answers = self._slab.read([slot for ticket in ripe for slot in ticket.slots])
-        self._scheduler.ripe = []
+        try:
+            answers = self._slab.read([slot for ticket in ripe for slot in ticket.slots])
+        except Exception:  # noqa: BLE001 - many threads deliver, and none may take others down
+            _log.exception("the answers of %d requests can't be read", len(ripe))
+            for ticket in ripe:
+                self._scheduler.end(ticket, MemberError("its answers can't be read"))
+            return
         end = 0
         for ticket in ripe:
             start, end = end, end + len(ticket.slots)
@@ -323,8 +349,10 @@ class CommitteeEngine:
         if ticket.answers is not None:
             return
         with self._lock:
-            self._scheduler.end(ticket, AbandonedError("the request's thread gave up"))
-            self._let_go(ticket)
+            if ticket in self._tickets:
+                self._scheduler.end(ticket, AbandonedError("the request's thread gave up"))
+                self._let_go(ticket)
+                self._leave()
 
     def _let_go(self, ticket: RowTicket) -> None:
         self._scheduler.release(ticket)
@@ -348,7 +376,7 @@ def _stand_back(niceness: int) -> None:
     if niceness and sys.platform == "linux":
         with suppress(OSError):
             thread = threading.get_native_id()
-            os.setpriority(os.PRIO_PROCESS, thread, os.getpriority(os.PRIO_PROCESS, thread) + niceness)
+            os.setpriority(os.PRIO_PROCESS, thread, os.getpriority(os.PRIO_PROCESS, os.getpid()) + niceness)
 
 
 def _make_way(plan: Plan, slab: Slab, terms: Terms) -> tuple[Route, CodeArray]:

@@ -171,11 +171,8 @@ class Scheduler:
                 self._defer(owner, slot, gated.stage + 1, now_s)
 
     def fail(self, batch: Batch, slots: Iterable[int]) -> None:
-        """Fail the requests of rows on which a member raised, and those that can't be closed."""
+        """Fail the requests of rows on which a member raised."""
         name = self._plan.members[batch.member].name
-        for ticket in self.ripe:
-            self.end(ticket, MemberError(f"its answers could not be read after member {name!r}"))
-        self.ripe = []
         for slot in slots:
             owner = self._rows.owner(slot)
             if owner is not None:

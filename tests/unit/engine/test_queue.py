@@ -50,14 +50,14 @@ def test_a_deeper_stage_wins_a_tie_in_age() -> None:
     assert taken(queues) == (1, [2])
 
 
-def test_a_full_batch_goes_before_an_older_row_and_the_deeper_full_batch_first() -> None:
+def test_a_full_batch_goes_before_older_rows_and_the_deeper_full_batch_first() -> None:
     queues = queues_of(3, 2, 0.0)
-    queues.put(0, [entry(1, sequence=1)])
-    queues.put(1, [entry(2, sequence=2, stage=1), entry(3, sequence=3, stage=1)])
+    queues.put(0, [entry(2, sequence=2), entry(3, sequence=3)])
+    queues.put(1, [entry(1, sequence=1, stage=1)])
     queues.put(2, [entry(4, sequence=4, stage=2), entry(5, sequence=5, stage=2)])
     assert taken(queues) == (2, [4, 5])
-    # The others were passed over alike; then age decides.
-    assert [taken(queues), taken(queues)] == [(0, [1]), (1, [2, 3])]
+    # The others were passed over alike; then age decides, and no longer who is full.
+    assert [taken(queues), taken(queues)] == [(1, [1]), (0, [2, 3])]
 
 
 def test_a_late_stage_is_not_starved_by_full_early_batches() -> None:
