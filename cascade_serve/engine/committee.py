@@ -259,7 +259,7 @@ class CommitteeEngine:
     def _conclude(self, job: _Job, judged: _Judged | None, ticket: RowTicket | None) -> _Job | None:
         with self._lock:
             now_s = self._clock()
-            # Comes first, as whoever is answered here may come again at once, and want these slots.
+            # Comes first, so that slots which are free after this are given back at once.
             self._scheduler.finish(job.batch)
             self._idle_runners.append(job.runner)
             self._settle(job.batch, judged, now_s)

@@ -22,7 +22,8 @@ class EngineConfig:
             that a fuller batch pays; 0 never waits.
         max_queue_rows: rows in the engine at the same time, waiting or running.
         worker_niceness: by how much the threads that do nothing but run members stand back where threads that speak
-            with clients want the processor, on Linux; 0 not at all, 19 most.
+            with clients want the processor, on Linux; 0 not at all, 19 most. The torch engine's threads hardly compute,
+            and keep their place.
     """
 
     workers: int = 1

@@ -8,7 +8,7 @@ from typing import NamedTuple
 from cascade_serve.engine.batching import BatchLimits
 
 MAX_PASSES = 1
-"""A ready queue that was passed over this often, in favour of younger rows, goes next; of several, the older row."""
+"""A ready queue that was passed over this often, in favour of younger rows, goes next; of several, the oldest row."""
 
 
 class Entry(NamedTuple):
@@ -115,7 +115,7 @@ class MemberQueues:
     def _urgency(self, queue: _MemberQueue) -> tuple[int, int, int, int]:
         first = queue.heap[0]
         if queue.passes >= MAX_PASSES:
-            return (first.rank, 0, -queue.passes, first.sequence)
+            return (first.rank, 0, first.sequence, -first.stage)
         if len(queue.heap) >= queue.max_rows:
             return (first.rank, 1, -first.stage, first.sequence)
         return (first.rank, 2, first.sequence, -first.stage)

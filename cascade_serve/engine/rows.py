@@ -9,7 +9,7 @@ class RowLedger:
     """Bookkeeping by slot. Not thread-safe: the engine's lock guards it.
 
     A row is *open* from admission until it has its answer or its request has ended. Its slot outlives it: until the
-    request's thread has read the answer, and no batch that holds the slot is running any more.
+    answer has been read, and no batch that holds the slot is running any more.
 
     Args:
         num_slots: of the slab.

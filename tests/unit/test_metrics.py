@@ -193,3 +193,13 @@ def test_a_closed_server_frees_its_port_and_closes_twice(metrics: Metrics) -> No
     server.close()
     with socket.socket() as probe:
         assert probe.connect_ex(("127.0.0.1", server.port)) != 0
+
+
+def test_what_is_told_is_counted_without_a_scrape_before_it_piles_up() -> None:
+    metrics = Metrics(CollectorRegistry())
+    for _ in range(1000):
+        metrics.request_finished("digits", "default", "OK", 0.01)
+        assert len(metrics._notes._notes) < 256
+    (family,) = [each for each in metrics.collect() if each.name == "cascade_request_duration_seconds"]
+    (count,) = [sample.value for sample in family.samples if sample.name.endswith("_count")]
+    assert count == 1000

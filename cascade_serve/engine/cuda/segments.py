@@ -131,7 +131,7 @@ class SegmentQueues:
     def _urgency(self, queue: _MemberQueue) -> tuple[int, int, int, int]:
         (rank, sequence, _), first = queue.heap[0]
         if queue.passes >= MAX_PASSES:
-            return (rank, 0, -queue.passes, 0)
+            return (rank, 0, sequence, -first.stage)
         if queue.rows >= queue.limits.max_rows:
             return (rank, 1, -first.stage, sequence)
         return (rank, 2, sequence, -first.stage)

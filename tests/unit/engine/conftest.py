@@ -21,7 +21,7 @@ def make_closing(make_bench: MakeBench) -> Iterator[MakeBench]:
 
 @pytest.fixture
 def make_bench() -> Iterator[MakeBench]:
-    """Make engines whose callers' threads do the work."""
+    """Make engines that callers' threads and assistants drive."""
     yield from make_closing(make_table_bench)
 
 
