@@ -518,13 +518,14 @@ def test_closing_does_not_wait_out_the_delay(make_bench: MakeBench) -> None:
 
 @pytest.mark.parametrize("on_deadline", list(OnDeadline))
 def test_a_deadline_holds_while_its_thread_runs_for_others(make_bench: MakeBench, on_deadline: OnDeadline) -> None:
-    clock = Clock()
+    clock, caller = Clock(), threading.current_thread()
     others = Request(images_BHWC=images(5, 6, 7, 8), terms=Terms(confidence_threshold=0.0, priority=1))
     tickets: list[Ticket] = []
 
     def crowd(_member: int, _rows: int) -> None:
-        clock.now_s += 0.01
-        if len(tickets) < 100:
+        # Assistants run what is left when the caller has gone.
+        if threading.current_thread() is caller and len(tickets) < 100:
+            clock.now_s += 0.01
             tickets.append(bench.engine.admit(others))
 
     bench = make_bench(before_run=crowd, clock=clock, max_batch_size=4)
