@@ -36,7 +36,9 @@ class Finished:
 def start_demo(*arguments: str | Path) -> "subprocess.CompletedProcess[str]":
     command = [sys.executable, str(EXAMPLES / "demo.py"), *map(str, arguments)]
     environment = {name: value for name, value in os.environ.items() if name != "COLUMNS"}
-    return subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT_S, check=False, env=environment)
+    return subprocess.run(
+        command, capture_output=True, encoding="utf-8", timeout=TIMEOUT_S, check=False, env=environment
+    )
 
 
 @pytest.fixture(scope="module")
@@ -115,7 +117,7 @@ def test_the_plot_and_the_bundles_are_there(demo: Finished) -> None:
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_ends_it_with_its_own_exit_code(tmp_path: Path, number: signal.Signals) -> None:
     command = [sys.executable, "-u", str(EXAMPLES / "demo.py"), "--out", str(tmp_path / "out")]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, encoding="utf-8") as process:
         assert process.stdout is not None
         assert process.stdout.readline().startswith("1. Train")
         process.send_signal(number)
@@ -174,7 +176,7 @@ def test_client_examples_answer(demo: Finished, tmp_path: Path, example: str) ->
     images = sorted((demo.out / "run" / "images" / "test" / "7").glob("*.png"))[:3]
     with serving(demo.out / "repository", tmp_path / "log") as server:
         command = [sys.executable, str(EXAMPLES / example), server.url, "digits", *map(str, images)]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+        done = subprocess.run(command, capture_output=True, encoding="utf-8", timeout=60, check=False)
     assert done.returncode == 0, done.stderr
     for image in images:
         assert str(image) in done.stdout

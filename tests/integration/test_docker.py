@@ -105,5 +105,5 @@ def test_the_linter_has_no_complaint() -> None:
     hadolint = shutil.which("hadolint", path=str(ROOT / ".venv" / "bin")) or shutil.which("hadolint")
     if hadolint is None:
         pytest.skip("hadolint is not installed; requirements/dev.txt has it for Linux on x86-64 alone")
-    result = subprocess.run([hadolint, str(ROOT / "Dockerfile")], capture_output=True, text=True, check=False)
+    result = subprocess.run([hadolint, str(ROOT / "Dockerfile")], capture_output=True, encoding="utf-8", check=False)
     assert (result.stdout, result.returncode) == ("", 0)

@@ -68,7 +68,7 @@ def repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def _run(python: Path, *arguments: object) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [python, *COMMAND, *map(str, arguments)], capture_output=True, text=True, timeout=TIMEOUT_S, check=False
+        [python, *COMMAND, *map(str, arguments)], capture_output=True, encoding="utf-8", timeout=TIMEOUT_S, check=False
     )
 
 
@@ -76,7 +76,7 @@ def _run(python: Path, *arguments: object) -> subprocess.CompletedProcess[str]:
 def _serving(python: Path, repository: Path) -> Iterator[str]:
     """Run ``serve``, give its address, and see that it stops cleanly."""
     command = [str(python), *COMMAND, "serve", str(repository), "--port", "0", "--metrics-port", "0", "--workers", "1"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+    with subprocess.Popen(command, stdout=subprocess.PIPE, encoding="utf-8") as process:
         try:
             assert process.stdout is not None
             line = process.stdout.readline()
@@ -91,7 +91,9 @@ def _serving(python: Path, repository: Path) -> Iterator[str]:
 
 def _check_serving(python: Path, repository: Path, image: Path) -> None:
     for name in ABSENT:
-        done = subprocess.run([python, "-I", "-c", f"import {name}"], capture_output=True, text=True, check=False)
+        done = subprocess.run(
+            [python, "-I", "-c", f"import {name}"], capture_output=True, encoding="utf-8", check=False
+        )
         assert f"No module named '{name}'" in done.stderr
     Image.new("RGB", (9, 7), (5, 0, 3)).save(image)
     with _serving(python, repository) as url:
@@ -129,7 +131,7 @@ def test_serving_runs_where_the_lock_was_installed(repository: Path, tmp_path: P
     # The lock is complete, which the check shows, so nothing needs resolving; compiling would cost more than it saves.
     install = ["install", "--no-deps", "--no-compile"]
     for arguments in ([*install, "--requirement", str(LOCK)], [*install, str(ROOT)], ["check"]):
-        done = subprocess.run([*pip, *arguments], capture_output=True, text=True, check=False)
+        done = subprocess.run([*pip, *arguments], capture_output=True, encoding="utf-8", check=False)
         if done.returncode and "after connection broken by" in done.stderr:
             pytest.skip("needs a package index, and pip can't reach one")
         assert done.returncode == 0, done.stdout + done.stderr
@@ -145,6 +147,6 @@ for module in pkgutil.iter_modules(core.__path__, "cascade_serve.core."):
     importlib.import_module(module.name)
 print(*{name.split(".")[0] for name in sys.modules} - set(sys.stdlib_module_names))
 """
-    done = subprocess.run([sys.executable, "-I", "-c", program], capture_output=True, text=True, check=True)
+    done = subprocess.run([sys.executable, "-I", "-c", program], capture_output=True, encoding="utf-8", check=True)
     loaded = {name for name in done.stdout.split() if not name.startswith("_")}
     assert loaded == {"numpy", "cascade_serve"}

@@ -29,7 +29,7 @@ def start() -> Iterator[Start]:
 
     def run(*arguments: object) -> "subprocess.Popen[str]":
         command = [sys.executable, "-m", "cascade_serve", "serve", *map(str, arguments)]
-        processes.append(subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True))
+        processes.append(subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, encoding="utf-8"))
         return processes[-1]
 
     yield run

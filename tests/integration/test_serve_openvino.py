@@ -26,7 +26,7 @@ def serving(repository: Path, *options: str) -> Iterator["subprocess.Popen[str]"
     command = [sys.executable, "-m", "cascade_serve", "serve", str(repository), "--engine", "openvino"]
     ports = ["--port", "0", "--metrics-port", "0"]
     with subprocess.Popen(
-        [*command, *ports, *options], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        [*command, *ports, *options], stdout=subprocess.PIPE, stderr=subprocess.PIPE, encoding="utf-8"
     ) as process:
         try:
             yield process

@@ -250,7 +250,7 @@ def test_a_run_that_is_killed_for_good_goes_on(tmp_path: Path) -> None:
     assert dying.returncode == -signal.SIGKILL
     assert (killed / "member-s.partial" / "scratch" / "checkpoint.pt").exists()
     assert not (killed / "member-s").exists()
-    done = subprocess.run([*words, str(killed)], check=True, env=environment, capture_output=True, text=True)
+    done = subprocess.run([*words, str(killed)], check=True, env=environment, capture_output=True, encoding="utf-8")
     assert "training" not in done.stderr
     for name in ("xs", "s"):
         path = Path(f"member-{name}") / "weights.safetensors"

@@ -210,7 +210,7 @@ def test_an_own_onnx_classifier_needs_no_torch(tmp_path: Path) -> None:
         tmp_path / "zoo" / "own",
         folder,
     ]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
+    done = subprocess.run(command, capture_output=True, encoding="utf-8", check=False, timeout=120)
     assert done.returncode == 0, done.stderr
     card = json.loads(done.stdout)
     assert (card["architecture"], card["provenance"]["weights"]) == ("onnx", "own.onnx")
@@ -297,7 +297,7 @@ def test_members_added_side_by_side_to_a_new_task_all_arrive(tmp_path: Path) -> 
     code = ONNX_ADD.replace('name="own"', "name=sys.argv[4]")
     command: list[str | Path] = [sys.executable, "-c", code, tmp_path / "own.onnx", tmp_path / "zoo" / "own", data]
     running = [
-        subprocess.Popen([*command, name], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+        subprocess.Popen([*command, name], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, encoding="utf-8")
         for name in ("a", "b", "c")
     ]
     for process in running:

@@ -32,7 +32,10 @@ class ServedHouse:
     def __init__(self, *arguments: object) -> None:
         command = [sys.executable, "-m", "cascade_serve", "serve", *map(str, arguments)]
         self.process = subprocess.Popen(
-            [*command, "--port", "0", "--metrics-port", "0"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+            [*command, "--port", "0", "--metrics-port", "0"],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            encoding="utf-8",
         )
         self._lines: list[str] = []
         self._reader = threading.Thread(target=self._read, daemon=True)

@@ -29,7 +29,7 @@ print(next_event(events))
 
 def test_a_signal_that_another_thread_gets_is_heard() -> None:
     done = subprocess.run(
-        [sys.executable, "-c", _SIGNAL_IN_ANOTHER_THREAD], capture_output=True, text=True, timeout=30, check=True
+        [sys.executable, "-c", _SIGNAL_IN_ANOTHER_THREAD], capture_output=True, encoding="utf-8", timeout=30, check=True
     )
     assert done.stdout == "15\n"
 

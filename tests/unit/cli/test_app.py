@@ -13,12 +13,12 @@ COMMAND = [sys.executable, "-m", "cascade_serve", "--help"]
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
 def test_an_output_that_is_full_is_told() -> None:
     with Path("/dev/full").open("w") as full:
-        done = subprocess.run(COMMAND, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+        done = subprocess.run(COMMAND, stdout=full, stderr=subprocess.PIPE, encoding="utf-8", check=False)
     assert (done.returncode, done.stderr) == (2, "error: output: No space left on device\n")
 
 
 def test_a_reader_that_has_enough_is_no_error() -> None:
-    with subprocess.Popen(COMMAND, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+    with subprocess.Popen(COMMAND, stdout=subprocess.PIPE, stderr=subprocess.PIPE, encoding="utf-8") as process:
         assert process.stdout is not None
         assert process.stderr is not None
         process.stdout.close()
@@ -36,5 +36,7 @@ def test_a_reader_that_has_enough_is_no_error() -> None:
 )
 def test_defaults_in_words_are_no_markup(words: list[str], shown: str) -> None:
     command = [sys.executable, "-m", *words, "--help"]
-    done = subprocess.run(command, capture_output=True, text=True, check=True, env={**os.environ, "COLUMNS": "250"})
+    done = subprocess.run(
+        command, capture_output=True, encoding="utf-8", check=True, env={**os.environ, "COLUMNS": "250"}
+    )
     assert shown in done.stdout

@@ -23,5 +23,5 @@ HEAVY = {"torch", "torchvision", "timm", "onnxscript"}
 )
 def test_import_is_light(module: str, absent: set[str]) -> None:
     code = f"import sys, {module}; print(*({absent!r} & set(sys.modules)))"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, encoding="utf-8", check=True, timeout=60)
     assert done.stdout.split() == []

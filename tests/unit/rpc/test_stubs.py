@@ -68,7 +68,7 @@ def test_every_method_is_the_standards() -> None:
 
 def test_the_stubs_are_what_the_protos_give() -> None:
     check = subprocess.run(
-        [sys.executable, "protos/generate.py", "--check"], cwd=ROOT, capture_output=True, text=True, check=False
+        [sys.executable, "protos/generate.py", "--check"], cwd=ROOT, capture_output=True, encoding="utf-8", check=False
     )
     assert check.returncode == 0, check.stdout + check.stderr
 
@@ -98,11 +98,11 @@ def test_messages_can_be_pickled_nested_ones_too(message: Message) -> None:
     ],
 )
 def test_tritonclient_and_our_stubs_share_a_process_in_either_order(imports: str) -> None:
-    check = subprocess.run([sys.executable, "-c", imports], capture_output=True, text=True, check=False)
+    check = subprocess.run([sys.executable, "-c", imports], capture_output=True, encoding="utf-8", check=False)
     assert check.returncode == 0, check.stderr
 
 
 def test_importing_the_package_does_not_import_grpc() -> None:
     script = "import sys, cascade_serve; assert 'grpc' not in sys.modules; print(cascade_serve.Client.__name__)"
-    check = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    check = subprocess.run([sys.executable, "-c", script], capture_output=True, encoding="utf-8", check=False)
     assert check.returncode == 0, check.stderr

@@ -314,7 +314,7 @@ def test_lock_of_a_killed_process_is_free(tmp_path: Path) -> None:
         "run = RunDir(Path(sys.argv[1])); run.__enter__(); print('held', flush=True); sys.stdin.read()"
     )
     with subprocess.Popen(
-        [sys.executable, "-c", program, str(tmp_path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        [sys.executable, "-c", program, str(tmp_path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, encoding="utf-8"
     ) as holder:
         assert holder.stdout is not None
         assert holder.stdout.readline() == "held\n"
