@@ -591,23 +591,6 @@ def test_threads_that_only_run_members_stand_back(make_bench: MakeBench, nicenes
     assert seen == {"caller": {own}, "assistant": {min(19, own + niceness)}}
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere a priority is the whole process's")
-@pytest.mark.parametrize("niceness", [0, 5])
-def test_threads_that_only_run_members_stand_back(make_bench: MakeBench, niceness: int) -> None:
-    seen: dict[str, set[int]] = {}
-
-    def look(_member: int, _rows: int) -> None:
-        kind = "assistant" if threading.current_thread().name.startswith("cascade-assistant") else "caller"
-        seen.setdefault(kind, set()).add(os.getpriority(os.PRIO_PROCESS, threading.get_native_id()))
-        if kind == "caller":
-            wait_for(lambda: "assistant" in seen)
-
-    bench = make_bench(before_run=look, workers=2, worker_niceness=niceness)
-    ask(bench, 1, mode=Mode.ENSEMBLE)
-    own = os.getpriority(os.PRIO_PROCESS, 0)
-    assert seen == {"caller": {own}, "assistant": {max(own, niceness)}}
-
-
 def test_an_engine_goes_with_its_last_user() -> None:
     bench = make_table_bench()
     assert len(ask(bench, 1).label_B) == 1
