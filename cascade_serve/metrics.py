@@ -6,10 +6,8 @@ caches, while the same lines run once between two networks cost several times as
 # Shapes: B rows.
 
 import threading
-from bisect import bisect_left
-from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from itertools import accumulate, repeat
+from itertools import repeat
 from math import isfinite
 from types import TracebackType
 from typing import Self
@@ -17,11 +15,11 @@ from typing import Self
 from prometheus_client import CollectorRegistry, start_http_server
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
-from prometheus_client.utils import floatToGoString
 
 from cascade_serve.core.arrays import Float64Array, FloatArray, IntArray
 from cascade_serve.core.plan import Plan, Policy
 from cascade_serve.core.request import ExitReason, Reply
+from cascade_serve.counts import Histogram, Notes
 from cascade_serve.errors import ConfigError
 
 UNKNOWN = "(unknown)"
@@ -62,72 +60,14 @@ _GAUGES = {
 
 _Families = Mapping[str, Metric]
 
-_MOST_NOTES = 256
-
-
-class _Notes:
-    """What was told and is not counted yet. Telling takes no lock; the owner's lock guards :meth:`count`."""
-
-    def __init__(self) -> None:
-        self._notes: deque[tuple[Callable[..., None], tuple[object, ...]]] = deque()
-
-    def tell(self, count: Callable[..., None], *what: object) -> bool:
-        """Note down what ``count`` shall be called with; tells whether it is time to count."""
-        self._notes.append((count, what))
-        return len(self._notes) >= _MOST_NOTES
-
-    def count(self) -> None:
-        """Count all that was told."""
-        notes = self._notes
-        while notes:
-            count, what = notes.popleft()
-            count(*what)
-
-
-class _Histogram:
-    """Bucket counts of one metric over G groups; the owner's lock guards it.
-
-    Plain lists: for the few rows of a batch they are several times quicker than numpy's fixed cost a call.
-    """
-
-    def __init__(self, buckets: Sequence[float], groups: int = 1) -> None:
-        self._buckets = tuple(buckets)
-        self._counts: list[list[int]] = []
-        self._sums: list[float] = []
-        self.grow(groups)
-
-    def grow(self, groups: int) -> None:
-        """Make room for more groups."""
-        for _ in range(len(self._sums), groups):
-            self._counts.append([0] * (len(self._buckets) + 1))
-            self._sums.append(0.0)
-
-    def observe(self, value: float) -> None:
-        """Count one value in group 0."""
-        self._counts[0][bisect_left(self._buckets, value)] += 1
-        self._sums[0] += value
-
-    def observe_rows(self, values: Sequence[float], groups: Iterable[int]) -> None:
-        """Count many values, each in its group."""
-        buckets, counts, sums = self._buckets, self._counts, self._sums
-        for value, group in zip(values, groups, strict=False):
-            counts[group][bisect_left(buckets, value)] += 1
-            sums[group] += value
-
-    def write(self, family: Metric, *labels: str, group: int = 0) -> None:
-        """Add one group as a sample."""
-        assert isinstance(family, HistogramMetricFamily)
-        names = [*map(floatToGoString, self._buckets), "+Inf"]
-        family.add_metric(labels, list(zip(names, accumulate(self._counts[group]), strict=True)), self._sums[group])
-
 
 class _MemberSeries:
     """What is counted of one member."""
 
     def __init__(self) -> None:
-        self.queue = _Histogram(SECONDS_BUCKETS)
-        self.compute = _Histogram(SECONDS_BUCKETS)
-        self.batch_rows = _Histogram(ROWS_BUCKETS)
+        self.queue = Histogram(SECONDS_BUCKETS)
+        self.compute = Histogram(SECONDS_BUCKETS)
+        self.batch_rows = Histogram(ROWS_BUCKETS)
 
 
 class _PolicySeries:
@@ -146,10 +86,10 @@ class _CascadeSeries:
         self.rows: dict[str, Callable[[], int]] = {}
         self.members: dict[str, _MemberSeries] = {}
         self.policies: dict[str, _PolicySeries] = {}
-        self.row_duration = _Histogram(SECONDS_BUCKETS, groups=0)
-        self.confidence = _Histogram(SHARE_BUCKETS, groups=0)
+        self.row_duration = Histogram(SECONDS_BUCKETS, groups=0)
+        self.confidence = Histogram(SHARE_BUCKETS, groups=0)
         self.exits: list[list[int]] = []
-        self._notes = _Notes()
+        self._notes = Notes()
         self._cascade = cascade
 
     def tell(self, count: Callable[..., None], *what: object) -> None:
@@ -270,9 +210,9 @@ class Metrics(Collector):
     def __init__(self, registry: CollectorRegistry) -> None:
         self.registry = registry
         self._lock = threading.Lock()
-        self._notes = _Notes()
+        self._notes = Notes()
         self._cascades: dict[str, _CascadeSeries] = {}
-        self._requests: dict[tuple[str, str, str], _Histogram] = {}
+        self._requests: dict[tuple[str, str, str], Histogram] = {}
         self._rejections: dict[tuple[str, str], int] = {}
         registry.register(self)
 
@@ -312,7 +252,7 @@ class Metrics(Collector):
     def _count_request(self, labels: tuple[str, str, str], seconds: float) -> None:
         histogram = self._requests.get(labels)
         if histogram is None:
-            histogram = self._requests[labels] = _Histogram(SECONDS_BUCKETS)
+            histogram = self._requests[labels] = Histogram(SECONDS_BUCKETS)
         histogram.observe(seconds)
 
     def request_refused(self, cascade: str, reason: str) -> None:

@@ -34,13 +34,11 @@ _LIGHT_BYTES = 1 << 15
 """Images up to this are copied under the lock, which takes less time than to take the lock twice."""
 
 
-_Judged = list[tuple[Gated, Verdicts]]
-
-
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class _Job:
     runner: Runner
     batch: Batch
+    is_held: bool = True
 
 
 class CommitteeEngine:
@@ -247,46 +245,39 @@ class CommitteeEngine:
             self._has_changed.notify_all()
 
     def _run(self, job: _Job, ticket: RowTicket | None = None) -> _Job | None:
-        """Run a batch, settle it and take the next one; None where none is ready, or the ticket is closed."""
+        """Run a batch, settle it and take the next one; None where none is ready, or the ticket is closed.
+
+        The boundary of a working thread: anything unforeseen fails the rows that the batch held.
+        """
         try:
-            judged = self._judge(job)
-        except BaseException:
-            # Such as Ctrl-C where the engine is used without a server; whoever else waits must not lose the worker.
-            self._conclude(job, None, ticket)
-            raise
-        return self._conclude(job, judged, ticket)
-
-    def _conclude(self, job: _Job, judged: _Judged | None, ticket: RowTicket | None) -> _Job | None:
-        with self._lock:
-            now_s = self._clock()
-            # Comes first, so that slots which are free after this are given back at once.
-            self._scheduler.finish(job.batch)
-            self._idle_runners.append(job.runner)
-            self._settle(job.batch, judged, now_s)
-            return self._take_job(now_s, ticket)
-
-    def _judge(self, job: _Job) -> _Judged | None:
-        """Run a batch and rate its rows; None where that failed in an unforeseen way."""
-        try:
-            return self._run_and_gate(job.runner, job.batch)
-        except Exception:  # noqa: BLE001 - a working thread's boundary
-            _log.exception("a batch of member %r failed", self.plan.members[job.batch.member].name)
-            return None
-
-    def _settle(self, batch: Batch, judged: _Judged | None, now_s: float) -> None:
-        """Let rows exit, defer or fail: the boundary at which anything unforeseen fails the rows that a batch held."""
-        if judged is not None:
-            try:
+            judged = self._run_and_gate(job.runner, job.batch)
+            with self._lock:
+                now_s = self._clock()
+                # Comes first: slots of requests that have ended meanwhile are free before anybody wakes.
+                self._put_back(job)
                 for gated, verdicts in judged:
                     self._scheduler.settle(gated, verdicts, now_s)
-            except Exception:  # noqa: BLE001 - a working thread's other boundary
-                _log.exception("a batch of member %r can't be settled", self.plan.members[batch.member].name)
-                judged = None
-        if judged is None:
-            self._scheduler.fail(batch, batch.slots)
-        self._deliver()
+                self._deliver()
+                return self._take_job(now_s, ticket)
+        except BaseException as error:
+            _log.exception("a batch of member %r failed", self.plan.members[job.batch.member].name)
+            with self._lock:
+                self._put_back(job)
+                self._scheduler.fail(job.batch, job.batch.slots)
+                self._deliver()
+                if isinstance(error, Exception):
+                    return self._take_job(self._clock(), ticket)
+            # Ctrl-C, where the engine is used without a server.
+            raise
 
-    def _run_and_gate(self, runner: Runner, batch: Batch) -> _Judged:
+    def _put_back(self, job: _Job) -> None:
+        """End a batch's hold of its worker and its slots; once."""
+        if job.is_held:
+            job.is_held = False
+            self._scheduler.finish(job.batch)
+            self._idle_runners.append(job.runner)
+
+    def _run_and_gate(self, runner: Runner, batch: Batch) -> list[tuple[Gated, Verdicts]]:
         started_s = self._clock()
         outcome = run_batch(self.plan, self._slab, runner, batch.member, batch.slots)
         now_s = self._clock()

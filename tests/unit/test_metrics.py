@@ -12,6 +12,7 @@ from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
 from cascade_serve.core.request import ExitReason, Reply
+from cascade_serve.counts import MOST_NOTES
 from cascade_serve.errors import ConfigError
 from cascade_serve.metrics import UNKNOWN, CascadeObserver, Metrics, MetricsServer
 
@@ -199,7 +200,7 @@ def test_what_is_told_is_counted_without_a_scrape_before_it_piles_up() -> None:
     metrics = Metrics(CollectorRegistry())
     for _ in range(1000):
         metrics.request_finished("digits", "default", "OK", 0.01)
-        assert len(metrics._notes._notes) < 256
+        assert len(metrics._notes._notes) < MOST_NOTES
     (family,) = [each for each in metrics.collect() if each.name == "cascade_request_duration_seconds"]
     (count,) = [sample.value for sample in family.samples if sample.name.endswith("_count")]
     assert count == 1000
