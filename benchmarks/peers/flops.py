@@ -18,7 +18,7 @@ from benchmarks.environment import describe
 from benchmarks.peers.catalogue import choose
 from benchmarks.peers.load import Seen
 from benchmarks.peers.peer import Compute
-from benchmarks.peers.running import Contender, all_stopped, generate
+from benchmarks.peers.running import Contender, add_one_server, all_stopped, generate
 from benchmarks.peers.work import CASCADE, SINGLE, Work, prepare
 from cascade_serve.bundle import load_bundle
 
@@ -110,13 +110,7 @@ def _accuracy(runs: Sequence[Seen]) -> float:
 def main() -> None:
     """Measure and print a table in Markdown."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, required=True, help="cifar10-jpeg-*.tar.gz and cifar10-resnet/")
-    parser.add_argument("--peer", default="ours", help="ours or ours-processes")
-    parser.add_argument("--compute", default="onnxruntime-fp32", help="engine and precision")
-    parser.add_argument("--seconds", type=float, default=4.0, help="of a run")
-    parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--work", type=Path, default=Path("bench_out/peers/work"))
-    parser.add_argument("--out", type=Path, default=Path("bench_out/peers"))
+    add_one_server(parser, repeats=5)
     arguments = parser.parse_args()
     (variant,) = choose(arguments.peer, arguments.compute)
     arguments.out.mkdir(parents=True, exist_ok=True)

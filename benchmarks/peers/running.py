@@ -1,5 +1,6 @@
 """Servers side by side: all are started, all but one stand still, and they take turns with the load generator."""
 
+import argparse
 import json
 import signal
 import subprocess
@@ -167,3 +168,14 @@ def generate(job: Job) -> Seen:
     if done.returncode != 0:
         raise PeerFailure(f"the load generator failed:\n{done.stderr[-2000:]}")
     return Seen(**json.loads(done.stdout))
+
+
+def add_one_server(parser: argparse.ArgumentParser, *, repeats: int) -> None:
+    """Add the options of a comparison of two models on one of our servers."""
+    parser.add_argument("--data", type=Path, required=True, help="cifar10-jpeg-*.tar.gz and cifar10-resnet/")
+    parser.add_argument("--peer", default="ours", help="ours or ours-processes")
+    parser.add_argument("--compute", default="onnxruntime-fp32", help="engine and precision")
+    parser.add_argument("--seconds", type=float, default=4.0, help="of a run")
+    parser.add_argument("--repeats", type=int, default=repeats)
+    parser.add_argument("--work", type=Path, default=Path("bench_out/peers/work"))
+    parser.add_argument("--out", type=Path, default=Path("bench_out/peers"))
