@@ -12,7 +12,6 @@ import json
 import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 from benchmarks.environment import describe
 from benchmarks.peers.catalogue import choose
