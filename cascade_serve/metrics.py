@@ -159,7 +159,7 @@ class CascadeObserver:
             name: (series.policies[name], *_baselines(plan.policies[name], costs)) for name in plan.policies
         }
 
-    def batch_ran(self, member: str, queue_s_B: Float64Array, compute_s: float) -> None:
+    def batch_ran(self, member: str, queue_s_B: Sequence[float], compute_s: float) -> None:
         """Count a member's run over a batch."""
         self._series.tell(_count_batch, self._members[member], queue_s_B, compute_s)
 
@@ -189,8 +189,8 @@ class CascadeObserver:
         policy.committee += rows * committee
 
 
-def _count_batch(series: _MemberSeries, queue_s_B: Float64Array, compute_s: float) -> None:
-    series.queue.observe_rows(queue_s_B.tolist(), repeat(0))
+def _count_batch(series: _MemberSeries, queue_s_B: Sequence[float], compute_s: float) -> None:
+    series.queue.observe_rows(queue_s_B, repeat(0))
     series.compute.observe(compute_s)
     series.batch_rows.observe(len(queue_s_B))
 

@@ -2,7 +2,7 @@
 # Shapes: B rows of the batch, K classes.
 
 import logging
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
@@ -16,21 +16,18 @@ from cascade_serve.errors import MemberError
 _log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True, slots=True)
-class BatchOutcome:
+class BatchOutcome(NamedTuple):
     """What came of a batch.
 
     Attributes:
         score_BK: float32 [B, K], what the plan's rule combines.
         usable_B: bool [B], rows whose output was finite throughout.
-        failed_B: bool [B], rows on which the member raised even when they ran alone.
-        was_retried: the batch as a whole failed at first.
+        failed_B: bool [B], rows on which the member raised even when they ran alone; None where they ran together.
     """
 
     score_BK: FloatArray
     usable_B: BoolArray
-    failed_B: BoolArray
-    was_retried: bool = False
+    failed_B: BoolArray | None = None
 
 
 def run_batch(plan: Plan, slab: Slab, runner: Runner, member: int, slots: list[int]) -> BatchOutcome:
@@ -52,7 +49,7 @@ def run_batch(plan: Plan, slab: Slab, runner: Runner, member: int, slots: list[i
         _log.warning("member %r failed on a batch of %d: %s", plan.members[member].name, len(slots), error)
         return _run_rows(plan, slab, runner, member, slots)
     score_BK, usable_B = score_logits(plan, member, logits_BK)
-    return BatchOutcome(score_BK, usable_B, np.zeros(len(slots), dtype=np.bool_))
+    return BatchOutcome(score_BK, usable_B)
 
 
 def _run_rows(plan: Plan, slab: Slab, runner: Runner, member: int, slots: list[int]) -> BatchOutcome:
@@ -64,4 +61,4 @@ def _run_rows(plan: Plan, slab: Slab, runner: Runner, member: int, slots: list[i
         except MemberError:
             failed_B[row] = True
     score_BK, usable_B = score_logits(plan, member, logits_BK)
-    return BatchOutcome(score_BK, usable_B & ~failed_B, failed_B, was_retried=True)
+    return BatchOutcome(score_BK, usable_B & ~failed_B, failed_B)

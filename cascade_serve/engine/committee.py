@@ -13,8 +13,6 @@ from dataclasses import dataclass
 from functools import lru_cache, partial
 from itertools import compress
 
-import numpy as np
-
 from cascade_serve.core.arrays import CodeArray, Float64Array
 from cascade_serve.core.plan import Fingerprint, Plan
 from cascade_serve.core.request import ExitReason, Reply, Request, Terms
@@ -210,8 +208,9 @@ class CommitteeEngine:
     def _take_job(self, now_s: float, ticket: RowTicket | None = None) -> _Job | None:
         """Take what runs next, unless for a ticket that is closed, and find a thread for what may run beside it."""
         if ticket is not None:
-            self._scheduler.expire(ticket, now_s)
-            self._deliver()
+            if not ticket.is_closed:
+                self._scheduler.expire(ticket, now_s)
+                self._deliver()
             if ticket.is_closed:
                 self._leave()
                 return None
@@ -281,11 +280,12 @@ class CommitteeEngine:
         started_s = self._clock()
         outcome = run_batch(self.plan, self._slab, runner, batch.member, batch.slots)
         now_s = self._clock()
-        queue_s_B = np.maximum(started_s - np.array([entry.queued_s for entry in batch.entries]), 0.0)
+        # Numbers of a few rows: Python's own are quicker than an array's.
+        queue_s_B = [max(started_s - entry.queued_s, 0.0) for entry in batch.entries]
         with self._lock:
             statistics = self._scheduler.statistics
-            statistics.ran(batch.member, len(batch.slots), float(queue_s_B.sum()), now_s - started_s)
-            if outcome.was_retried:
+            statistics.ran(batch.member, len(batch.slots), sum(queue_s_B), now_s - started_s)
+            if outcome.failed_B is not None:
                 statistics.failed(batch.member)
                 self._scheduler.fail(batch, compress(batch.slots, outcome.failed_B))
             gates = self._scheduler.note(batch, outcome)
@@ -316,7 +316,7 @@ class CommitteeEngine:
         for ticket in ripe:
             start, end = end, end + len(ticket.slots)
             self._let_go(ticket)
-            ticket.close(answers.between(start, end))
+            ticket.close(answers if len(ripe) == 1 else answers.between(start, end))
 
     def _reply(self, ticket: RowTicket) -> Reply:
         answers, route = ticket.answers, ticket.route

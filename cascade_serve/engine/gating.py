@@ -1,7 +1,7 @@
 """At the end of a stage: which rows exit, defer or fail, and what they would leave with."""
 # Shapes: B rows at one gate, R slots, S stages, K classes, M members.
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
@@ -18,8 +18,7 @@ _DEADLINE = np.uint8(ExitReason.DEADLINE)
 _NAN = np.float32(np.nan)
 
 
-@dataclass(frozen=True, slots=True)
-class Verdicts:
+class Verdicts(NamedTuple):
     """What the gate says of each row; a row that neither exits nor fails defers.
 
     Attributes:
@@ -77,13 +76,13 @@ def gate(plan: Plan, slab: Slab, rows: Rows, stage: int, *, now_s: float, stage_
     if np.logical_or.reduce(early_B):
         leaves_B |= early_B & _is_late(slab, rows, stage, now_s, stage_s_M)
         forced_B = np.where(is_last_B, forced_B, _DEADLINE)
+    stage_B = np.empty(len(answer_B), dtype=np.int64)
+    stage_B.fill(stage)
     return Verdicts(
         confidence_B=confidence_B,
         exits_B=leaves_B & has_answer_B,
         fails_B=is_last_B & ~has_answer_B,
-        answers=Answers(
-            answer_BK, answer_B, np.full(len(answer_B), stage), np.where(confident_B, _CONFIDENT, forced_B)
-        ),
+        answers=Answers(answer_BK, answer_B, stage_B, np.where(confident_B, _CONFIDENT, forced_B)),
     )
 
 

@@ -1,6 +1,7 @@
 """The seams of the engine: what the RPC side sees, what a backend provides, and who watches."""
 # Shapes: B rows, K classes, HWC image.
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -174,7 +175,7 @@ class Runner(Protocol):
 class Observer(Protocol):
     """Who watches an engine. Called on the hot path, from any worker's thread: must be quick, and must not raise."""
 
-    def batch_ran(self, member: str, queue_s_B: Float64Array, compute_s: float) -> None:
+    def batch_ran(self, member: str, queue_s_B: Sequence[float], compute_s: float) -> None:
         """A member ran over a batch.
 
         Args:

@@ -86,7 +86,14 @@ class MemberQueues:
 
     def has_ready(self, now_s: float) -> bool:
         """Tell whether a batch may run now."""
-        return any(self._is_ready(queue, now_s) for queue in self._queues)
+        return bool(self._ready(now_s))
+
+    def has_waiting(self) -> bool:
+        """Tell whether rows wait in some queue."""
+        for queue in self._queues:  # noqa: SIM110 - any() would make a generator, and this runs for each request
+            if queue.heap:
+                return True
+        return False
 
     def next_ready_s(self) -> float:
         """Tell when the first waiting row will have waited long enough; infinity when none waits."""
@@ -96,7 +103,7 @@ class MemberQueues:
 
     def take(self, now_s: float) -> tuple[int, list[Entry]] | None:
         """Take out what runs next: a member, and 1 to its ``max_rows`` rows for it; None when nothing is ready."""
-        ready = [queue for queue in self._queues if self._is_ready(queue, now_s)]
+        ready = self._ready(now_s)
         if not ready:
             return None
         chosen = ready[0] if len(ready) == 1 else min(ready, key=self._urgency)
@@ -108,9 +115,13 @@ class MemberQueues:
         count = min(len(chosen.heap), chosen.max_rows)
         return chosen.member, [heapq.heappop(chosen.heap) for _ in range(count)]
 
-    def _is_ready(self, queue: _MemberQueue, now_s: float) -> bool:
-        heap = queue.heap
-        return bool(heap) and (len(heap) >= queue.full_rows or now_s - heap[0].queued_s >= self._max_queue_delay_s)
+    def _ready(self, now_s: float) -> list[_MemberQueue]:
+        delay_s = self._max_queue_delay_s
+        return [
+            queue
+            for queue in self._queues
+            if (heap := queue.heap) and (len(heap) >= queue.full_rows or now_s - heap[0].queued_s >= delay_s)
+        ]
 
     def _urgency(self, queue: _MemberQueue) -> tuple[int, int, int, int]:
         first = queue.heap[0]

@@ -2,7 +2,8 @@
 # Shapes: B rows of a batch, R slots.
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from itertools import repeat
+from typing import NamedTuple
 
 import numpy as np
 
@@ -20,8 +21,7 @@ from cascade_serve.engine.ticket import REPLY_MARGIN_S, RowTicket
 from cascade_serve.errors import LateError, MemberError, OverloadedError, RequestError
 
 
-@dataclass(frozen=True, slots=True)
-class Batch:
+class Batch(NamedTuple):
     """Rows that run through one member together.
 
     Attributes:
@@ -35,8 +35,7 @@ class Batch:
     slots: list[int]
 
 
-@dataclass(frozen=True, slots=True)
-class Gated:
+class Gated(NamedTuple):
     """Rows that stand at the same gate.
 
     Attributes:
@@ -78,7 +77,7 @@ class Scheduler:
     @property
     def has_waiting(self) -> bool:
         """Rows wait in some queue."""
-        return len(self._queues) > 0
+        return self._queues.has_waiting()
 
     @property
     def num_running(self) -> int:
@@ -144,7 +143,8 @@ class Scheduler:
                 rows = rows_of([batch.slots[row] for row in chosen])
                 self._slab.note(rows, stage, outcome.score_BK[chosen], outcome.usable_B[chosen])
         gates: dict[int, list[int]] = {}
-        for entry, failed in zip(batch.entries, outcome.failed_B.tolist(), strict=True):
+        failures = repeat(False) if outcome.failed_B is None else outcome.failed_B.tolist()
+        for entry, failed in zip(batch.entries, failures, strict=False):
             owner = self._rows.spoken(entry.slot)
             if owner is not None and not failed:
                 stage = len(owner.route.members) - 1 if owner.route.is_ensemble else entry.stage

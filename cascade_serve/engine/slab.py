@@ -1,7 +1,7 @@
 """The slab: one slot a row, holding its image, its terms, what the members said, and its answer."""
 # Shapes: R slots, B rows of a batch or request, S stages of the longest policy, K classes, X bytes, HWC image.
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
@@ -22,8 +22,7 @@ def rows_of(slots: list[int]) -> Rows:
     return np.array(slots, dtype=np.int64)
 
 
-@dataclass(frozen=True, slots=True)
-class Answers:
+class Answers(NamedTuple):
     """What rows leave with, as in :class:`~cascade_serve.core.request.Reply`."""
 
     probabilities_BK: FloatArray
@@ -41,8 +40,7 @@ class Answers:
         )
 
 
-@dataclass(frozen=True, slots=True)
-class RowAnswers:
+class RowAnswers(NamedTuple):
     """What rows have left with, copied out of their slots, as in :class:`~cascade_serve.core.request.Reply`."""
 
     probabilities_BK: FloatArray
@@ -107,11 +105,15 @@ class Slab:
     Args:
         plan: gives the image size, the classes and the longest policy.
         num_slots: rows held at the same time.
+
+    Attributes:
+        num_slots: rows that fit.
     """
 
     def __init__(self, plan: Plan, num_slots: int) -> None:
         stages = max(len(policy.stages) for policy in plan.policies.values())
         classes = len(plan.task.classes)
+        self.num_slots = num_slots
         self.images_RHWC: ImageArray = np.zeros((num_slots, *plan.task.image_shape), dtype=np.uint8)
         self._records_R = np.zeros(num_slots, dtype=_record(stages))
         self._bytes_RX: CodeArray = self._records_R.view(np.uint8).reshape(num_slots, -1)
@@ -133,11 +135,6 @@ class Slab:
         self.probabilities_RK: FloatArray = np.zeros((num_slots, classes), dtype=np.float32)
         self._answers_R = np.zeros(num_slots, dtype=_ANSWER)
         self._free = list(range(num_slots - 1, -1, -1))
-
-    @property
-    def num_slots(self) -> int:
-        """Rows that fit."""
-        return len(self.last_stage_R)
 
     @property
     def num_free(self) -> int:

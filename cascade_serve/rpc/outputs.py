@@ -8,7 +8,6 @@ from types import MappingProxyType
 from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
 from cascade_serve.core.request import ExitReason, Reply
 from cascade_serve.errors import InvalidRequestError
@@ -55,23 +54,35 @@ OUTPUTS: dict[str, Output] = {
         datatype="FP32",
         element_bytes=4,
         has_classes=True,
-        write=lambda reply: _raw(reply.probabilities_BK, _FLOAT32),
+        write=lambda reply: reply.probabilities_BK.astype(_FLOAT32, copy=False).tobytes(),
     ),
-    "label": Output(datatype="INT64", element_bytes=8, write=lambda reply: _raw(reply.label_B, _INT64)),
-    "confidence": Output(datatype="FP32", element_bytes=4, write=lambda reply: _raw(reply.confidence_B, _FLOAT32)),
-    "exit_stage": Output(datatype="INT32", element_bytes=4, write=lambda reply: _raw(reply.exit_stage_B, _INT32)),
+    "label": Output(
+        datatype="INT64",
+        element_bytes=8,
+        write=lambda reply: reply.label_B.astype(_INT64, copy=False).tobytes(),
+    ),
+    "confidence": Output(
+        datatype="FP32",
+        element_bytes=4,
+        write=lambda reply: reply.confidence_B.astype(_FLOAT32, copy=False).tobytes(),
+    ),
+    "exit_stage": Output(
+        datatype="INT32",
+        element_bytes=4,
+        write=lambda reply: reply.exit_stage_B.astype(_INT32, copy=False).tobytes(),
+    ),
     "exit_reason": Output(
         datatype="BYTES",
         element_bytes=max(map(len, _REASONS)),
         write=lambda reply: b"".join([_REASONS[code] for code in reply.exit_reason_B.tolist()]),
     ),
-    "flops": Output(datatype="INT64", element_bytes=8, write=lambda reply: _raw(reply.flops_B, _INT64)),
+    "flops": Output(
+        datatype="INT64",
+        element_bytes=8,
+        write=lambda reply: reply.flops_B.astype(_INT64, copy=False).tobytes(),
+    ),
 }
 _ALL = Wanted(tuple(OUTPUTS))
-
-
-def _raw(array: NDArray[np.float32] | NDArray[np.int64], dtype: np.dtype[np.generic]) -> bytes:
-    return array.astype(dtype, copy=False).tobytes()
 
 
 def read_outputs(message: ModelInferRequest, regions: RegionTable | None = None) -> Wanted:

@@ -2,9 +2,12 @@
 
 import threading
 import time
+from collections import defaultdict
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
 
+from cascade_serve.counts import Notes
 from cascade_serve.engine.protocol import MemberStatistics
 from cascade_serve.errors import NotFoundError, UnavailableError
 from cascade_serve.rpc.directory import Subject, find, member_name
@@ -28,36 +31,41 @@ class Traffic:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._counts: dict[tuple[str, int], _Counts] = {}
+        self._notes = Notes()
+        self._counts: defaultdict[tuple[str, int], _Counts] = defaultdict(_Counts)
 
     def answered(self, served: Served, rows: int, seconds: float) -> None:
         """Count a request that was answered: its images, and seconds from arrival to answer."""
-        with self._lock:
-            counts = self._of(served)
-            counts.rows += rows
-            counts.last_s = time.time()
-            _tally(counts.answered, seconds)
-            _tally(counts.sizes.setdefault(rows, [0, 0.0]), seconds)
+        self._tell(self._count_answered, (served.name, served.version), rows, seconds, time.time())
 
     def failed(self, served: Served, seconds: float) -> None:
         """Count a request that failed."""
-        with self._lock:
-            _tally(self._of(served).failed, seconds)
+        self._tell(self._count_failed, (served.name, served.version), seconds)
 
-    def _of(self, served: Served) -> _Counts:
-        key = (served.name, served.version)
-        counts = self._counts.get(key)
-        if counts is None:
-            counts = self._counts[key] = _Counts()
-        return counts
+    def _tell(self, count: Callable[..., None], *what: object) -> None:
+        if self._notes.tell(count, *what):
+            with self._lock:
+                self._notes.count()
+
+    def _count_answered(self, key: tuple[str, int], rows: int, seconds: float, now_s: float) -> None:
+        counts = self._counts[key]
+        counts.rows += rows
+        counts.last_s = now_s
+        _tally(counts.answered, seconds)
+        _tally(counts.sizes.setdefault(rows, [0, 0.0]), seconds)
+
+    def _count_failed(self, key: tuple[str, int], seconds: float) -> None:
+        _tally(self._counts[key].failed, seconds)
 
     def statistics(self, subject: Subject) -> pb2.ModelStatistics:
         """Give the statistics of a cascade or a member since its version was loaded."""
         members = subject.served.engine.statistics()
         if subject.member is not None:
             return _member_statistics(subject.served, subject.member.name, members[subject.member.name])
+        served = subject.served
         with self._lock:
-            return _cascade_statistics(subject.served, self._of(subject.served), list(members.values()))
+            self._notes.count()
+            return _cascade_statistics(served, self._counts[served.name, served.version], list(members.values()))
 
     def all_statistics(self, repository: Repository) -> list[pb2.ModelStatistics]:
         """Give the statistics of every cascade that answers, each followed by its members'."""

@@ -71,7 +71,9 @@ def _calibration(rows: CalibrationRows) -> CalibrationCard:
 
     def error(temperature: float) -> float:
         labels_N: IntArray = rows.data.labels_N
-        score_NK = member_score(Combine.MEAN_PROBS, rows.data.logits_NK, temperature)
+        # Rows with infinite logits count as wrong; see _accuracy.
+        with np.errstate(over="ignore", invalid="ignore"):
+            score_NK = member_score(Combine.MEAN_PROBS, rows.data.logits_NK, temperature)
         return expected_calibration_error(score_NK, labels_N)
 
     temperature = fit_temperature(rows.data.logits_NK, rows.data.labels_N)

@@ -43,9 +43,10 @@ class Committee:
 
     def scores(self, rule: Combine) -> tuple[FloatArray, BoolArray]:
         stages = range(self.logits_BSK.shape[1])
-        scores = [member_score(rule, self.logits_BSK[:, stage], self.temperatures[stage]) for stage in stages]
-        usable = [is_usable(self.logits_BSK[:, stage]) for stage in stages]
-        return np.stack(scores, axis=1), np.stack(usable, axis=1)
+        usable_BS = np.stack([is_usable(self.logits_BSK[:, stage]) for stage in stages], axis=1)
+        safe_BSK = np.where(usable_BS[:, :, None], self.logits_BSK, np.float32(0))
+        scores = [member_score(rule, safe_BSK[:, stage], self.temperatures[stage]) for stage in stages]
+        return np.stack(scores, axis=1), usable_BS
 
 
 @st.composite

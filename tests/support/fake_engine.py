@@ -193,7 +193,7 @@ class FakeEngine:
             sum_BK, count_B = include(self.plan.combine, sum_BK, count_B, score_BK, np.ones(1, dtype=np.bool_))
             mean_BK = probabilities(self.plan.combine, sum_BK, count_B)
             self.rows[self.plan.members[member].name] += 1
-            self.observer.batch_ran(self.plan.members[member].name, np.full(1, 0.0002), 0.0005)
+            self.observer.batch_ran(self.plan.members[member].name, [0.0002], 0.0005)
             is_sure = confidence(self.plan.confidence, mean_BK)[0] >= route.thresholds[stage]
             if is_sure or stage == len(route.members) - 1:
                 return mean_BK[0], stage, ExitReason.CONFIDENT if is_sure else route.last_reason

@@ -85,9 +85,9 @@ class Watcher:
     replies: list[Reply] = field(default_factory=list)
     lock: threading.Lock = field(default_factory=threading.Lock)
 
-    def batch_ran(self, member: str, queue_s_B: Float64Array, compute_s: float) -> None:
+    def batch_ran(self, member: str, queue_s_B: Sequence[float], compute_s: float) -> None:
         with self.lock:
-            self.queue_s.extend(queue_s_B.tolist())
+            self.queue_s.extend(queue_s_B)
 
     def rows_gated(self, stage_B: IntArray, confidence_B: FloatArray) -> None:
         with self.lock:

@@ -93,7 +93,7 @@ def test_rows_without_an_answer_leave_the_confidences_whole(metrics: Metrics, ob
 
 
 def test_a_batch_counts_queue_compute_and_size(metrics: Metrics, observer: CascadeObserver) -> None:
-    observer.batch_ran("medium", np.array([0.001, 0.002, 0.5]), 0.04)
+    observer.batch_ran("medium", [0.001, 0.002, 0.5], 0.04)
     labels = {"cascade": "pets", "member": "medium"}
     assert value(metrics, "cascade_queue_seconds_count", **labels) == 3
     assert value(metrics, "cascade_queue_seconds_sum", **labels) == pytest.approx(0.503)
@@ -138,7 +138,7 @@ def test_an_unloaded_cascade_leaves_no_series(metrics: Metrics, observer: Cascad
     metrics.remove("pets")
     metrics.remove("pets")
     # A straggler of the old engine disturbs nobody.
-    observer.batch_ran("small", np.array([0.1]), 0.1)
+    observer.batch_ran("small", [0.1], 0.1)
     text = generate_latest(metrics.registry).decode()
     assert 'cascade="pets"' not in text
     assert 'cascade="birds"' in text

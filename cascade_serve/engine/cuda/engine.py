@@ -210,7 +210,7 @@ class DeviceEngine:
         outcome = run_batch(lane, self.plan, batch.member, batch.load)
         now_s = self._clock()
         queue_s_B = np.maximum(started_s - batch.queued_s_B, 0.0)
-        self._observer.batch_ran(name, queue_s_B, now_s - started_s)
+        self._observer.batch_ran(name, queue_s_B.tolist(), now_s - started_s)
         verdicts, failed_B = outcome.verdicts, outcome.failed_B
         self._tell_gated(batch, np.where(verdicts.usable_B, verdicts.confidence_B, np.float32(np.nan)), failed_B)
         with self._lock:

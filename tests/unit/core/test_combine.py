@@ -7,6 +7,7 @@ import pytest
 
 from cascade_serve.core.arrays import FloatArray
 from cascade_serve.core.combine import (
+    LARGEST_LOGIT,
     Combine,
     combine_stages,
     include,
@@ -159,3 +160,16 @@ def test_the_largest_allowed_logits_of_many_members_do_not_overflow(rule: Combin
     score_BK = member_score(rule, logits_BK, temperature=0.05)
     scores_BSK = np.repeat(score_BK[:, None], 4, axis=1)
     assert combine_stages(rule, scores_BSK, np.ones((1, 4), dtype=np.bool_)).tolist() == [[1.0, 0.0]]
+
+
+@pytest.mark.parametrize("rule", ALL)
+def test_the_largest_usable_logits_pass_no_range_at_the_least_safe_temperature(rule: Combine) -> None:
+    score_BK = member_score(rule, floats([[LARGEST_LOGIT, -LARGEST_LOGIT, 0.0]]), 1e-7)
+    scaled_BK = floats([[LARGEST_LOGIT / 1e-7, -LARGEST_LOGIT / 1e-7, 0.0]])
+    expected_BK = scaled_BK if rule is Combine.MEAN_LOGITS else floats([[1.0, 0.0, 0.0]])
+    np.testing.assert_allclose(score_BK, expected_BK, rtol=1e-6)
+
+
+@pytest.mark.parametrize("rule", ALL)
+def test_a_temperature_that_no_logit_survives_gives_no_warning(rule: Combine) -> None:
+    assert member_score(rule, floats([[LARGEST_LOGIT, 0.0]]), 1e-9).shape == (1, 2)
