@@ -91,7 +91,7 @@ PAIRS = {
 class Silent:
     """Watches nothing."""
 
-    def batch_ran(self, member: str, queue_s_B: Float64Array, compute_s: float) -> None:
+    def batch_ran(self, member: str, queue_s_B: Sequence[float], compute_s: float) -> None:
         """Ignore it; see the protocol."""
 
     def rows_gated(self, stage_B: IntArray, confidence_B: FloatArray) -> None:

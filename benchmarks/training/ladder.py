@@ -4,7 +4,7 @@ Page, "How to Train Your ResNet" (2018-2019); Jordan, airbench (arXiv 2404.00498
 
     python -m benchmarks.training.ladder tricks     each rung of the ladder keeps the ones below it
     python -m benchmarks.training.ladder rates      triangular for batch 768, for batch 512, halved, constant
-    python -m benchmarks.training.ladder depths     VGG-11 to VGG-19
+    python -m benchmarks.training.ladder depths     VGG-11 to VGG-19, as wide as ResNet-9
     python -m benchmarks.training.ladder recipes    ResNet-9, ResNet-56 and airbench's networks by their own recipes
 
 Rungs of the source have fewer epochs where a trick bought some; here all have the same, so that the accuracy shows what
@@ -98,10 +98,10 @@ def _rates_experiment(setting: Setting, width: int) -> Experiment:
     return _of_rungs(setting, "rates", rates(width, loop.epochs, loop.batch_size))
 
 
-def _depths_experiment(setting: Setting, _width: int) -> Experiment:
+def _depths_experiment(setting: Setting, width: int) -> Experiment:
     names = ("vgg11", "vgg13", "vgg16", "vgg19")
     loop = replace(setting.model.loop, lr=triangular(0.1))
-    return _of_models(setting, "depths", {name: _member(name, loop) for name in names})
+    return _of_models(setting, "depths", {name: _member(name, loop, {"width": width}) for name in names})
 
 
 def _recipes_experiment(setting: Setting, width: int) -> Experiment:

@@ -2,8 +2,6 @@
 # Shapes: B rows of a batch or request, HWC image.
 
 import logging
-import os
-import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -25,6 +23,7 @@ from cascade_serve.engine.scheduler import Batch, Gated, Scheduler
 from cascade_serve.engine.slab import Slab, rows_of
 from cascade_serve.engine.ticket import RowTicket
 from cascade_serve.errors import AbandonedError, MemberError, UnavailableError
+from cascade_serve.threads import show_name, stand_back
 
 _log = logging.getLogger(__name__)
 
@@ -82,7 +81,7 @@ class CommitteeEngine:
         # its sessions would then stay in memory until the garbage collector comes by.
         self._way = lru_cache(maxsize=1024)(partial(_make_way, plan, self._slab))
         self._assistants = ThreadPoolExecutor(
-            config.workers, "cascade-assistant", initializer=_stand_back, initargs=(config.worker_niceness,)
+            config.workers, "cascade-assistant", initializer=_begin_assisting, initargs=(config.worker_niceness,)
         )
         self._lock = threading.Lock()
         # What follows is guarded by the lock.
@@ -361,13 +360,9 @@ class CommitteeEngine:
             self._leave()
 
 
-def _stand_back(niceness: int) -> None:
-    """Let the threads that speak with clients go before this one, which would else keep them waiting for slices."""
-    # Elsewhere than on Linux a priority is the whole process's.
-    if niceness and sys.platform == "linux":
-        with suppress(OSError):
-            thread = threading.get_native_id()
-            os.setpriority(os.PRIO_PROCESS, thread, os.getpriority(os.PRIO_PROCESS, os.getpid()) + niceness)
+def _begin_assisting(niceness: int) -> None:
+    show_name("assistant")
+    stand_back(niceness)
 
 
 def _make_way(plan: Plan, slab: Slab, terms: Terms) -> tuple[Route, CodeArray]:

@@ -24,6 +24,7 @@ from cascade_serve.rpc.shared_memory import RegionTable
 from cascade_serve.rpc.stubs import grpc_service_pb2, grpc_service_pb2_grpc
 from cascade_serve.rpc.stubs.pool import POOL
 from cascade_serve.rpc.tally import Tally, tally_key, write_tally
+from cascade_serve.threads import show_name
 from model_zoo.preprocess import DEFAULT_LIMITS, DecodeLimits
 
 # Calls other than ModelInfer (probes, descriptions, reflection) that run beside a full house.
@@ -131,7 +132,7 @@ class Server:
         self._stop_once = threading.Lock()
         # Threads are made as calls need them. The executor is grpc's to fill, and ours to end.
         num_threads = config.max_in_flight_requests + _CONTROL_CALLS
-        self._threads = ThreadPoolExecutor(num_threads, thread_name_prefix="rpc")
+        self._threads = ThreadPoolExecutor(num_threads, "rpc", initializer=show_name, initargs=("rpc",))
         self._grpc = grpc.server(self._threads, options=_options(config), maximum_concurrent_rpcs=num_threads)
         self._add_services(config)
         self.port = _listen(self._grpc, config)
