@@ -114,7 +114,7 @@ def _open_session(member: ZooMember, task: Task, threads: int) -> _Session:
     engine, precision, what = member.card.engine, member.card.precision, f"member {member.name!r}"
     if engine == onnx.ENGINE_NAME:
         onnx.check_precision(precision, what)
-        return onnx.OnnxSession(member.graph_path, task, threads)
+        return onnx.OnnxSession(member.graph_path, task, threads, onnx.place(onnx.Device.CPU))
     if engine == openvino.ENGINE_NAME:
         openvino.check_precision(precision, what)
         return openvino.open_session(member.graph_path, task, precision=precision, threads=threads)

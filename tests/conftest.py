@@ -1,8 +1,14 @@
 """Skips what this machine can't run, and says why."""
 
+from ctypes.util import find_library
+
 import pytest
 
-_NEEDS = {"torch": "needs a CUDA device that torch can use", "onnxruntime": "needs a CUDA device and onnxruntime-gpu"}
+_NEEDS = {
+    "torch": "needs a CUDA device that torch can use",
+    "onnxruntime": "needs a CUDA device and onnxruntime-gpu",
+    "tensorrt": "needs a CUDA device, onnxruntime-gpu and TensorRT",
+}
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -20,10 +26,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def _has_cuda(library: str) -> bool:
-    if library == "onnxruntime":
+    if library in {"onnxruntime", "tensorrt"}:
         import onnxruntime
 
-        return "CUDAExecutionProvider" in onnxruntime.get_available_providers()
+        # onnxruntime-gpu names both, whether or not their libraries are there; the CPU's build names neither.
+        has_provider = "CUDAExecutionProvider" in onnxruntime.get_available_providers()
+        return has_provider and (library == "onnxruntime" or find_library("nvinfer") is not None)
     import torch
 
     return torch.cuda.is_available()

@@ -85,12 +85,21 @@ def serve(  # noqa: PLR0917 - typer reads the options from the parameters
             rich_help_panel=_ENGINE_PANEL,
         ),
     ] = [0],  # noqa: B006 - typer's way to give a list's default; never changed
+    engine_cache: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR",
+            help="Keep the engines that tensorrt builds here for the next start.",
+            show_default="beside each version",
+            rich_help_panel=_ENGINE_PANEL,
+        ),
+    ] = None,
     workers: Annotated[
         int,
         typer.Option(
             metavar="N",
             help="Batches that run at the same time in a process; 0 is one a core, shared out over the processes, or"
-            " two a device with torch on CUDA.",
+            " two a device with tensorrt, or with torch on CUDA.",
             show_default="one a core",
             rich_help_panel=_ENGINE_PANEL,
         ),
@@ -245,6 +254,7 @@ def serve(  # noqa: PLR0917 - typer reads the options from the parameters
                 backend=engine,
                 device=device,
                 device_ids=tuple(device_ids),
+                engine_cache=engine_cache,
                 allow_uncertified=allow_uncertified,
             ),
             metrics_port=metrics_port,
@@ -314,7 +324,7 @@ def _tls(certificate: Path | None, key: Path | None, authority: Path | None) -> 
 
 
 def _default_workers(engine: Backend, device: Device, processes: int) -> int:
-    if engine is Backend.TORCH and device is Device.CUDA:
+    if engine is Backend.TENSORRT or (engine is Backend.TORCH and device is Device.CUDA):
         # While one settles its batch, the other's runs.
         return 2
     return max(1, _num_cores() // max(1, processes))

@@ -1,6 +1,8 @@
 """ONNX Runtime as a backend, on a CPU or a CUDA device."""
 # Shapes: B rows of a batch, K classes, HWC image.
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, assert_never
@@ -19,6 +21,7 @@ ENGINE_NAME = "onnxruntime"
 _INPUT = "images"
 _OUTPUT = "logits"
 _PRECISIONS = ("fp32", "fp16", "int8")
+CPU_PROVIDER: tuple[str, dict[str, str]] = ("CPUExecutionProvider", {})
 
 
 class Device(StrEnum):
@@ -26,6 +29,25 @@ class Device(StrEnum):
 
     CPU = "cpu"
     CUDA = "cuda"
+
+
+Provider = tuple[str, dict[str, str]]
+"""One of ONNX Runtime's execution providers, and its options."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Placement:
+    """What runs a graph.
+
+    Attributes:
+        providers: each is offered what those before it left; the first must be there.
+        device_id: the CUDA device that logits are left on by a run; None on a CPU.
+        fixed_batch: name of the graph's batch dimension, and the rows of every run; None takes any number.
+    """
+
+    providers: tuple[Provider, ...]
+    device_id: int | None = None
+    fixed_batch: tuple[str, int] | None = None
 
 
 def make_runners(bundle: Bundle, config: EngineConfig, device: Device, device_id: int = 0) -> list[SessionRunner]:
@@ -44,6 +66,7 @@ def make_runners(bundle: Bundle, config: EngineConfig, device: Device, device_id
     """
     for member in bundle.plan.members:
         check_precision(member.precision, f"member {member.name!r}")
+    placement = place(device, device_id)
     return [
         SessionRunner(
             bundle.plan,
@@ -52,8 +75,7 @@ def make_runners(bundle: Bundle, config: EngineConfig, device: Device, device_id
                     bundle.member_path(member.name) / GRAPH_FILE,
                     bundle.plan.task,
                     config.threads_per_worker,
-                    device,
-                    device_id,
+                    placement,
                 )
                 for member in bundle.plan.members
             ],
@@ -85,16 +107,18 @@ class OnnxSession:
         path: the ONNX file.
         task: gives the image size and the classes.
         threads: inside one run.
-        device: CPU, or CUDA.
-        device_id: which CUDA device.
+        placement: what runs it.
+
+    Attributes:
+        batch_name: what the graph calls its batch dimension; None where it has no name.
 
     Raises:
         MissingExtraError: onnxruntime is not installed.
-        ConfigError: the installed onnxruntime has no provider for the device.
+        ConfigError: the first provider could not be loaded.
         BundleError: the graph can't be loaded, or its input or output is not what a member's must be.
     """
 
-    def __init__(self, path: Path, task: Task, threads: int, device: Device = Device.CPU, device_id: int = 0) -> None:
+    def __init__(self, path: Path, task: Task, threads: int, placement: Placement) -> None:
         ort = _onnxruntime()
         options = ort.SessionOptions()
         options.intra_op_num_threads = threads
@@ -102,13 +126,18 @@ class OnnxSession:
         options.execution_mode = ort.ExecutionMode.ORT_SEQUENTIAL
         # Workers share the cores with the handler threads: a spinning thread would take them from both.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-        providers = _providers(device, device_id)
+        if placement.fixed_batch is not None:
+            options.add_free_dimension_override_by_name(*placement.fixed_batch)
         try:
-            session = ort.InferenceSession(str(path), options, providers=providers)
+            # NOTE: by default, what fails on a device is run anew on another, and all that follows too.
+            session = ort.InferenceSession(str(path), options, providers=list(placement.providers), enable_fallback=0)
         except _runtime_errors() as error:
             raise BundleError(f"{path}: {error}") from error
+        _check_provider(session, placement.providers[0][0])
         _check_signature(session, path.as_posix(), task)
-        self._run = _run_bound if device is Device.CUDA else _run
+        name = session.get_inputs()[0].shape[0]
+        self.batch_name = name if isinstance(name, str) else None
+        self._device_id = placement.device_id
         self._session = session
 
     def logits(self, images_BHWC: ImageArray) -> FloatArray:
@@ -118,24 +147,32 @@ class OnnxSession:
             MemberError: the run failed.
         """
         try:
-            return self._run(self._session, images_BHWC)
+            if self._device_id is None:
+                logits_BK: FloatArray = self._session.run([_OUTPUT], {_INPUT: images_BHWC})[0]
+                return logits_BK
+            return _run_bound(self._session, images_BHWC, self._device_id)
         except _runtime_errors() as error:
             raise MemberError(str(error)) from error
 
 
-def _run(session: "ort.InferenceSession", images_BHWC: ImageArray) -> FloatArray:
-    logits_BK: FloatArray = session.run([_OUTPUT], {_INPUT: images_BHWC})[0]
-    return logits_BK
-
-
-def _run_bound(session: "ort.InferenceSession", images_BHWC: ImageArray) -> FloatArray:
+def _run_bound(session: "ort.InferenceSession", images_BHWC: ImageArray, device_id: int) -> FloatArray:
     """Run with bound buffers: one copy in, one copy out, nothing in between."""
     binding = session.io_binding()
     binding.bind_cpu_input(_INPUT, images_BHWC)
-    binding.bind_output(_OUTPUT, "cuda")
+    binding.bind_output(_OUTPUT, "cuda", device_id)
     session.run_with_iobinding(binding)
     logits_BK: FloatArray = binding.copy_outputs_to_cpu()[0]
     return logits_BK
+
+
+def _check_provider(session: "ort.InferenceSession", provider: str) -> None:
+    """Refuse to run without a provider, which ONNX Runtime leaves out where a library that it needs can't be loaded."""
+    loaded = session.get_providers()
+    if provider not in loaded:
+        raise ConfigError(
+            f"{provider}: this onnxruntime could not load it, and would run on {', '.join(loaded)}; its log above says"
+            " which of the libraries that it needs is missing"
+        )
 
 
 def _check_signature(session: "ort.InferenceSession", path: str, task: Task) -> None:
@@ -148,22 +185,49 @@ def _check_signature(session: "ort.InferenceSession", path: str, task: Task) -> 
         raise BundleError(f"{path}: outputs: got {outputs}; must be {_OUTPUT!r} of float32 [n, {len(task.classes)}]")
 
 
-def _providers(device: Device, device_id: int) -> list[tuple[str, dict[str, str]]]:
+def place(device: Device, device_id: int = 0) -> Placement:
+    """Say what runs a graph on a device.
+
+    Raises:
+        MissingExtraError: onnxruntime is not installed.
+        ConfigError: it has no provider for the device.
+    """
     match device:
         case Device.CPU:
-            return [("CPUExecutionProvider", {})]
+            return Placement(providers=(CPU_PROVIDER,))
         case Device.CUDA:
-            available = _onnxruntime().get_available_providers()
-            if "CUDAExecutionProvider" not in available:
-                raise ConfigError(
-                    f"device: got 'cuda'; this onnxruntime has only {', '.join(available)}:"
-                    " install the gpu extra, cascade-serve[gpu], in place of cpu"
-                )
-            # TF32 would round like another precision, and so void what was measured in fp32.
-            cuda = {"device_id": str(device_id), "use_tf32": "0", "cudnn_conv_algo_search": "HEURISTIC"}
-            return [("CUDAExecutionProvider", cuda), ("CPUExecutionProvider", {})]
+            check_available("CUDAExecutionProvider", "device: got 'cuda'")
+            return Placement(providers=(cuda_provider(device_id), CPU_PROVIDER), device_id=device_id)
         case _:
             assert_never(device)
+
+
+def check_available(provider: str, what: str) -> None:
+    """Refuse a provider that the installed onnxruntime was not built with.
+
+    Args:
+        provider: such as ``CUDAExecutionProvider``.
+        what: needs it, for the message.
+
+    Raises:
+        MissingExtraError: onnxruntime is not installed.
+        ConfigError: it was built without.
+    """
+    available: Sequence[str] = _onnxruntime().get_available_providers()
+    if provider not in available:
+        raise ConfigError(
+            f"{what}; this onnxruntime has only {', '.join(available)}:"
+            " install the gpu extra, cascade-serve[gpu], in place of cpu"
+        )
+
+
+def cuda_provider(device_id: int) -> Provider:
+    """Give the CUDA provider; TF32 would round like another precision, and so void what was measured in fp32."""
+    return "CUDAExecutionProvider", {
+        "device_id": str(device_id),
+        "use_tf32": "0",
+        "cudnn_conv_algo_search": "HEURISTIC",
+    }
 
 
 def _onnxruntime() -> Any:

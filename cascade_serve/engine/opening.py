@@ -4,11 +4,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from importlib.util import find_spec
+from pathlib import Path
 from typing import assert_never
 
 from cascade_serve.bundle import Bundle
 from cascade_serve.core.plan import Fingerprint, Plan
-from cascade_serve.engine import onnx, openvino
+from cascade_serve.engine import onnx, openvino, tensorrt
 from cascade_serve.engine.committee import CommitteeEngine
 from cascade_serve.engine.onnx import Device
 from cascade_serve.engine.protocol import Engine, EngineConfig, Observer, Runner
@@ -22,15 +23,10 @@ class Backend(StrEnum):
     """ONNX Runtime, on a CPU or a CUDA device."""
     OPENVINO = "openvino"
     """OpenVINO, on a CPU."""
+    TENSORRT = "tensorrt"
+    """ONNX Runtime with its TensorRT provider, on a CUDA device."""
     TORCH = "torch"
     """torch, on CUDA devices; on a CPU too, where it is slower than the others."""
-
-
-_ENGINE_NAMES = {
-    Backend.ONNX: onnx.ENGINE_NAME,
-    Backend.OPENVINO: openvino.ENGINE_NAME,
-    Backend.TORCH: "torch",
-}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,6 +38,8 @@ class OpeningConfig:
         backend: what runs the members.
         device: where.
         device_ids: which CUDA devices, each once; several only with torch, which runs one engine on each.
+        engine_cache: folder in which TensorRT's engines are kept for the next start; None keeps them beside each
+            version's folder.
         allow_uncertified: serve a plan that was calibrated on another engine or precision, with every answer flagged
             uncertified; otherwise it is refused.
     """
@@ -50,6 +48,7 @@ class OpeningConfig:
     backend: Backend = Backend.ONNX
     device: Device = Device.CPU
     device_ids: tuple[int, ...] = (0,)
+    engine_cache: Path | None = None
     allow_uncertified: bool = False
 
     def __post_init__(self) -> None:
@@ -57,6 +56,10 @@ class OpeningConfig:
             raise ValueError(f"device_ids: got {self.device_ids}; must be at least one, each once")
         if len(self.device_ids) > 1 and (self.backend is not Backend.TORCH or self.device is not Device.CUDA):
             raise ValueError(f"device_ids: got {self.device_ids}; must be one, but for torch on cuda")
+        if self.engine_cache is not None and self.backend is not Backend.TENSORRT:
+            raise ValueError(
+                f"engine_cache: got {self.engine_cache} for {self.backend.value}; only tensorrt keeps engines"
+            )
 
 
 def open_engine(bundle: Bundle, config: OpeningConfig, observer: Observer) -> Engine:
@@ -66,7 +69,7 @@ def open_engine(bundle: Bundle, config: OpeningConfig, observer: Observer) -> En
         BundleError: a member can't be loaded, or the plan was calibrated on something else.
         ConfigError: this installation can't serve on the device, or not in a member's precision.
     """
-    actual = Fingerprint.of(_ENGINE_NAMES[config.backend], bundle.plan.members)
+    actual = Fingerprint.of(_engine_name(config.backend, bundle.plan), bundle.plan.members)
     is_certified = _is_certified(bundle, actual, config.allow_uncertified)
     bundle = replace(bundle, plan=_with_own_profiles(bundle.plan, config, actual))
     runners: Sequence[Runner]
@@ -77,6 +80,12 @@ def open_engine(bundle: Bundle, config: OpeningConfig, observer: Observer) -> En
             if config.device is not Device.CPU:
                 raise ConfigError(f"device: got {config.device.value!r}; the openvino engine runs on 'cpu' alone")
             runners = openvino.make_openvino_runners(bundle, config.engine)
+        case Backend.TENSORRT:
+            if config.device is not Device.CUDA:
+                raise ConfigError(f"device: got {config.device.value!r}; the tensorrt engine runs on 'cuda' alone")
+            runners = tensorrt.make_tensorrt_runners(
+                bundle, config.engine, device_id=config.device_ids[0], cache=config.engine_cache
+            )
         case Backend.TORCH:
             return _open_torch(bundle, config, observer, actual, is_certified=is_certified)
         case _:
@@ -89,6 +98,20 @@ def open_engine(bundle: Bundle, config: OpeningConfig, observer: Observer) -> En
         observer=observer,
         is_certified=is_certified,
     )
+
+
+def _engine_name(backend: Backend, plan: Plan) -> str:
+    match backend:
+        case Backend.ONNX:
+            return onnx.ENGINE_NAME
+        case Backend.OPENVINO:
+            return openvino.ENGINE_NAME
+        case Backend.TENSORRT:
+            return tensorrt.engine_name(plan.members)
+        case Backend.TORCH:
+            return "torch"
+        case _:
+            assert_never(backend)
 
 
 def _open_torch(

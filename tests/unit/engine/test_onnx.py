@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import onnx
+import onnxruntime
 import pytest
 from onnx_bundle import CLASSES, IMAGE_SHAPE, write_linear_bundle, write_linear_graph
 from table_committee import make_table_bench
@@ -11,10 +12,18 @@ from table_committee import make_table_bench
 from cascade_serve.bundle import Bundle
 from cascade_serve.core.arrays import FloatArray, ImageArray
 from cascade_serve.core.request import Request, Terms
-from cascade_serve.engine.onnx import Device, make_runners
+from cascade_serve.engine.onnx import (
+    CPU_PROVIDER,
+    Device,
+    OnnxSession,
+    Placement,
+    _run_bound,
+    cuda_provider,
+    make_runners,
+)
 from cascade_serve.engine.opening import OpeningConfig, open_engine
 from cascade_serve.engine.protocol import EngineConfig
-from cascade_serve.errors import BundleError, MemberError
+from cascade_serve.errors import BundleError, ConfigError, MemberError
 
 
 @pytest.fixture
@@ -78,6 +87,55 @@ def test_a_graph_for_another_task_is_refused(
     write_linear_graph(bundle.member_path("small") / "model.onnx", 0, shape, num_classes)
     with pytest.raises(BundleError, match=message):
         make_runners(bundle, EngineConfig(), Device.CPU)
+
+
+@pytest.mark.skipif(
+    "CUDAExecutionProvider" in onnxruntime.get_available_providers(), reason="needs an onnxruntime without CUDA"
+)
+@pytest.mark.filterwarnings("ignore:Specified provider:UserWarning")
+def test_a_provider_that_was_left_out_is_missed(bundle: Bundle) -> None:
+    placement = Placement(providers=(cuda_provider(0), CPU_PROVIDER), device_id=0)
+    with pytest.raises(ConfigError, match=r"CUDAExecutionProvider: .* could not load it, and would run on CPUExec"):
+        OnnxSession(bundle.member_path("small") / "model.onnx", bundle.plan.task, 1, placement)
+
+
+def test_what_fails_on_a_device_is_not_run_on_another(bundle: Bundle) -> None:
+    placement = Placement(providers=(CPU_PROVIDER,))
+    session = OnnxSession(bundle.member_path("small") / "model.onnx", bundle.plan.task, 1, placement)
+    assert session._session._enable_fallback is False
+
+
+class RecordedBinding:
+    """Takes down what is bound where."""
+
+    def __init__(self) -> None:
+        self.outputs: list[tuple[object, ...]] = []
+
+    def bind_cpu_input(self, name: str, images_BHWC: ImageArray) -> None:
+        assert name == "images"
+
+    def bind_output(self, *arguments: object) -> None:
+        self.outputs.append(arguments)
+
+    def copy_outputs_to_cpu(self) -> list[FloatArray]:
+        return [np.zeros((1, 3), np.float32)]
+
+
+class RecordedSession:
+    def __init__(self) -> None:
+        self.binding = RecordedBinding()
+
+    def io_binding(self) -> RecordedBinding:
+        return self.binding
+
+    def run_with_iobinding(self, binding: RecordedBinding) -> None:
+        assert binding is self.binding
+
+
+def test_logits_are_left_on_the_device_that_made_them() -> None:
+    session = RecordedSession()
+    _run_bound(session, random_images(1), 1)
+    assert session.binding.outputs == [("logits", "cuda", 1)]
 
 
 @pytest.mark.gpu(library="onnxruntime")
