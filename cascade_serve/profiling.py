@@ -16,6 +16,7 @@ import numpy as np
 from cascade_serve.core.arrays import FloatArray, ImageArray
 from cascade_serve.core.plan import Task
 from cascade_serve.engine import onnx, openvino
+from cascade_serve.engine.protocol import MAX_THREADS
 from cascade_serve.errors import ConfigError
 from cascade_serve.planner.zoo_rows import choose_zoo_members, read_zoo_task
 from model_zoo.store import ZooMember, replace_card
@@ -53,6 +54,8 @@ class ProfileConfig:
         for field in ("threads", "rounds"):
             if getattr(self, field) < 1:
                 raise ValueError(f"{field}: got {getattr(self, field)}; must be at least 1")
+        if self.threads > MAX_THREADS:
+            raise ValueError(f"threads: got {self.threads}; must be at most {MAX_THREADS}")
         if not (0 < self.seconds_per_size < math.inf):
             raise ValueError(f"seconds_per_size: got {self.seconds_per_size}; must be above 0")
 

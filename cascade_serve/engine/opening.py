@@ -67,7 +67,8 @@ def open_engine(bundle: Bundle, config: OpeningConfig, observer: Observer) -> En
 
     Raises:
         BundleError: a member can't be loaded, or the plan was calibrated on something else.
-        ConfigError: this installation can't serve on the device, or not in a member's precision.
+        ConfigError: this installation can't serve on the device, or not in a member's precision; or the machine has no
+            memory for the rows.
     """
     actual = Fingerprint.of(_engine_name(config.backend, bundle.plan), bundle.plan.members)
     is_certified = _is_certified(bundle, actual, config.allow_uncertified)
@@ -90,14 +91,20 @@ def open_engine(bundle: Bundle, config: OpeningConfig, observer: Observer) -> En
             return _open_torch(bundle, config, observer, actual, is_certified=is_certified)
         case _:
             assert_never(config.backend)
-    return CommitteeEngine(
-        bundle.plan,
-        runners,
-        config=config.engine,
-        fingerprint=actual,
-        observer=observer,
-        is_certified=is_certified,
-    )
+    try:
+        return CommitteeEngine(
+            bundle.plan,
+            runners,
+            config=config.engine,
+            fingerprint=actual,
+            observer=observer,
+            is_certified=is_certified,
+        )
+    except MemoryError as error:
+        raise ConfigError(
+            f"{bundle.path}: max_queue_rows: got {config.engine.max_queue_rows}; this machine has no memory for so many"
+            f" rows ({error})"
+        ) from error
 
 
 def _engine_name(backend: Backend, plan: Plan) -> str:

@@ -9,6 +9,11 @@ from cascade_serve.core.arrays import Float64Array, FloatArray, ImageArray, IntA
 from cascade_serve.core.plan import Fingerprint, Plan
 from cascade_serve.core.request import Reply, Request
 
+MAX_THREADS = 1024
+"""Of an engine's workers, and of a run: far above what helps, and below what exhausts a system as it starts them."""
+
+_MAX_QUEUE_ROWS = 1 << 24
+
 
 @dataclass(frozen=True, kw_only=True)
 class EngineConfig:
@@ -38,6 +43,13 @@ class EngineConfig:
         for field in ("workers", "threads_per_worker", "max_batch_size", "max_queue_rows"):
             if getattr(self, field) < 1:
                 raise ValueError(f"{field}: got {getattr(self, field)}; must be at least 1")
+        for field, most in (
+            ("workers", MAX_THREADS),
+            ("threads_per_worker", MAX_THREADS),
+            ("max_queue_rows", _MAX_QUEUE_ROWS),
+        ):
+            if getattr(self, field) > most:
+                raise ValueError(f"{field}: got {getattr(self, field)}; must be at most {most}")
         if not 0 <= self.max_queue_delay_s < 60:
             raise ValueError(f"max_queue_delay_s: got {self.max_queue_delay_s}; must be at least 0 and under 60")
         if not 0 <= self.worker_niceness <= 19:

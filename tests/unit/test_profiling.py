@@ -153,6 +153,7 @@ def test_a_member_that_changed_meanwhile_keeps_its_new_card(task_path: Path) -> 
         ({"batch_sizes": (1, 0)}, "batch_sizes: got 1, 0; must be"),
         ({"batch_sizes": (4, 4)}, "batch_sizes: got 4, 4; must be different"),
         ({"threads": 0}, "threads: got 0; must be at least 1"),
+        ({"threads": 1025}, "threads: got 1025; must be at most 1024"),
         ({"rounds": 0}, "rounds: got 0; must be at least 1"),
         ({"seconds_per_size": 0.0}, "seconds_per_size: got 0.0; must be above 0"),
         ({"seconds_per_size": float("nan")}, "seconds_per_size: got nan; must be above 0"),

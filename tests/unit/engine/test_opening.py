@@ -1,16 +1,18 @@
-"""Which profiles an engine follows when it is opened."""
+"""Which profiles an engine follows when it is opened, and what it can't be opened with."""
 
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from onnx_bundle import write_linear_bundle
-from table_committee import make_table_bench
+from table_committee import Watcher, make_table_bench
 
 from cascade_serve.bundle import Bundle
 from cascade_serve.core.plan import Fingerprint
+from cascade_serve.engine import committee
 from cascade_serve.engine.onnx import Device
 from cascade_serve.engine.opening import Backend, OpeningConfig, _with_own_profiles, open_engine
+from cascade_serve.errors import ConfigError
 
 PROFILE = {1: 0.01, 32: 0.01}
 
@@ -51,3 +53,12 @@ def test_an_engine_is_opened_with_them(tmp_path: Path, backend: Backend, *, is_o
     engine = open_engine(profiled(tmp_path, "onnxruntime"), config, make_table_bench().watcher)
     assert [member.seconds for member in engine.plan.members] == [PROFILE if is_own else None] * 3
     engine.close()
+
+
+def test_rows_that_no_memory_holds_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fill(*_arguments: object) -> None:
+        raise MemoryError("9 GiB")
+
+    monkeypatch.setattr(committee, "Slab", fill)
+    with pytest.raises(ConfigError, match=r"max_queue_rows: got 1024; this machine has no memory .*9 GiB"):
+        open_engine(profiled(tmp_path, None), OpeningConfig(), Watcher())
