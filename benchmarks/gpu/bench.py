@@ -1,7 +1,7 @@
 """The torch engine, opened and warm, over a pair of networks."""
 # Shapes: N images, B rows of one request, HWC image.
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -22,7 +22,7 @@ from model_zoo.served import ServedModule
 class Silent:
     """Watches nothing."""
 
-    def batch_ran(self, member: str, queue_s_B: Float64Array, compute_s: float) -> None:
+    def batch_ran(self, member: str, queue_s_B: Sequence[float], compute_s: float) -> None:
         """Ignore it; see the protocol."""
 
     def rows_gated(self, stage_B: IntArray, confidence_B: FloatArray) -> None:
