@@ -69,10 +69,11 @@ class WeightAverage:
             _copy(average, trained)
 
     def averaged_model(self) -> nn.Module:
-        """Copy the model with averaged weights, in evaluation mode; before the first update with its first weights."""
+        """Copy the model with averaged weights, in evaluation mode; before the first update with its own weights."""
         averaged = copy.deepcopy(self._model).eval()
-        # Buffers that count, such as the batches that a norm has seen, are the model's own.
-        averaged.load_state_dict(self._average, strict=False)
+        if self._updates:
+            # Buffers that count, such as the batches that a norm has seen, are the model's own.
+            averaged.load_state_dict(self._average, strict=False)
         return averaged
 
     def state_dict(self) -> dict[str, Any]:

@@ -49,6 +49,14 @@ def test_every_so_many_steps_with_the_decay_of_all_of_them() -> None:
     assert _value(average.averaged_model()) == pytest.approx((3 / 16 + 18 / 4) / (15 / 16))
 
 
+def test_before_the_first_update_the_weights_are_the_models_own() -> None:
+    model = _single()
+    average = WeightAverage(model, 0.5, every=3)
+    _set(model, 7)
+    average.update()
+    assert _value(average.averaged_model()) == 7
+
+
 @settings(max_examples=30, deadline=None)
 @given(decay=st.floats(0, 0.999), values=st.lists(st.floats(-10, 10), min_size=1, max_size=20))
 def test_shares_sum_to_one(decay: float, values: list[float]) -> None:
