@@ -18,8 +18,7 @@ from training.reports import EpochReport
 
 _VERSION = 1
 
-# What torch raises for a damaged file depends on what its unpickler stumbles over.
-_BROKEN = (
+UNREADABLE = (
     AssertionError,
     AttributeError,
     EOFError,
@@ -30,6 +29,7 @@ _BROKEN = (
     pickle.UnpicklingError,
     struct.error,
 )
+"""What a damaged file of torch's may raise, while it is unpickled or its content taken up: it depends on where."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -92,7 +92,7 @@ def read_checkpoint(path: Path) -> Checkpoint | None:
         return None
     except OSError as error:
         raise CheckpointError(f"{path}: {error.strerror or error}") from error
-    except _BROKEN as error:
+    except UNREADABLE as error:
         raise CheckpointError(f"{path}: is damaged or no checkpoint; remove it to start anew") from error
     version = content.get("version") if isinstance(content, dict) else None
     if version != _VERSION:

@@ -47,14 +47,14 @@ class CheckpointError(TrainingError):
 
 
 class DivergedError(TrainingError):
-    """The loss is no longer finite.
+    """The loss is no longer finite, or the weights aren't.
 
     Args:
-        step: the first step, counted from 1, whose loss was not finite.
+        step: the first step, counted from 1, whose loss was not finite; the last of the epoch that broke the weights.
         epoch: its epoch, counted from 1.
-        loss: what it was.
+        loss: what it was; None where it was finite, and the weights that were left are not.
         peak_lr: the largest learning rate of the schedule behind it.
-        is_proxys: the loss is that of the proxy that filters batches.
+        is_proxys: it is the proxy that filters batches.
         checkpoint: the last good one; None is none, or not known here.
     """
 
@@ -63,15 +63,17 @@ class DivergedError(TrainingError):
         *,
         step: int,
         epoch: int,
-        loss: float,
+        loss: float | None,
         peak_lr: float,
         is_proxys: bool = False,
         checkpoint: Path | None = None,
     ) -> None:
         kept = "" if checkpoint is None else f"; the last good checkpoint is {checkpoint}"
-        whose, rate = ("proxy_filter's loss", "proxy_filter.lr's peak_lr") if is_proxys else ("loss", "peak_lr")
+        what, got = ("weights", "nan or inf behind it") if loss is None else ("loss", f"{loss}")
+        whose, rate = ("proxy_filter's ", "proxy_filter.lr's peak_lr") if is_proxys else ("", "peak_lr")
         super().__init__(
-            f"step {step} (epoch {epoch}): {whose}: got {loss}; must be finite; try a {rate} below {peak_lr:g}{kept}"
+            f"step {step} (epoch {epoch}): {whose}{what}: got {got}; must be finite;"
+            f" try a {rate} below {peak_lr:g}{kept}"
         )
         self.step = step
         self.epoch = epoch

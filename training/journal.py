@@ -6,7 +6,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from training.checkpoint import Checkpoint, read_checkpoint, write_checkpoint
+from training.checkpoint import UNREADABLE, Checkpoint, read_checkpoint, write_checkpoint
 from training.energy import Energy, EnergyMeter
 from training.errors import CheckpointError
 from training.logs import EpochLog, TensorboardLog, dawnbench_log, json_log
@@ -72,6 +72,8 @@ class Journal:
                 self._run.load_state_dict(checkpoint.run)
             except CheckpointError as error:
                 raise CheckpointError(f"{self._checkpoint}: {error}") from error
+            except UNREADABLE as error:
+                raise CheckpointError(f"{self._checkpoint}: is damaged ({error}); remove it to start anew") from error
             self._reports = list(checkpoint.reports)
             self._energy_before = checkpoint.energy
 

@@ -71,7 +71,7 @@ def train(
     Raises:
         CheckpointError: the folder's checkpoint is of another configuration or other data, or can't be read or written.
         DataError: there are no images, or they or the data schedule don't fit.
-        DivergedError: a loss was not finite; names the step and the last good checkpoint.
+        DivergedError: a loss was not finite, or an epoch's weights; names the step and the last good checkpoint.
         EnergyError: the meter can't measure.
         LogError: a log can't be written.
         ValueError: an ``every`` is under 1.

@@ -2,6 +2,7 @@
 # Shapes: N training images, B rows of a batch, C channels, H height, W width.
 
 import copy
+import hashlib
 import math
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -128,8 +129,8 @@ class TrainingRun:
             what it came to.
 
         Raises:
-            DivergedError: a loss was not finite; names the step. The run is then of no use, until an earlier state is
-                loaded.
+            DivergedError: a loss was not finite, or the weights that the epoch leaves; names the step. The run is then
+                of no use, until an earlier state is loaded.
             ValueError: all planned epochs are done.
         """
         if self.epoch >= self.config.epochs:
@@ -138,6 +139,7 @@ class TrainingRun:
         with self._randomness.in_force():
             self._train(augmentation or self._augmentation, tally)
         self._check_losses(tally)
+        self._check_weights(tally)
         self._totals.add(tally, self.device)
         if self._filter is not None:
             self._totals.proxy_evaluations = self._filter.evaluations
@@ -179,6 +181,21 @@ class TrainingRun:
                 peak_lr=self._filter.config.lr.largest_lr,
                 is_proxys=True,
             )
+
+    def _check_weights(self, tally: EpochTally) -> None:
+        """Stop where the epoch's last step broke the weights, of which no loss tells: they must be kept nowhere."""
+        trained = [(self.model, self.config.lr)]
+        if self._filter is not None:
+            trained.append((self._filter.proxy, self._filter.config.lr))
+        for model, lr in trained:
+            if not _is_finite(model):
+                raise DivergedError(
+                    step=self._totals.steps + tally.steps,
+                    epoch=self.epoch + 1,
+                    loss=None,
+                    peak_lr=lr.largest_lr,
+                    is_proxys=model is not self.model,
+                )
 
     def _fast_convolutions(self, rows: int) -> AbstractContextManager[None]:
         """Let a GPU try which of its algorithms is the fastest for full batches; trying takes long, size by size."""
@@ -269,7 +286,7 @@ class TrainingRun:
         """Tell what a state belongs to, field by field."""
         return {
             **{entry.name: repr(getattr(self.config, entry.name)) for entry in fields(self.config)},
-            "model": f"{type(self.model).__name__} of {sum(map(Tensor.numel, self.model.parameters()))} parameters",
+            "model": _name_model(self.model),
             "normalisation": repr(self._normalisation),
             "data_sha256": self._data.sha256,
             "observers": repr([type(observer).__name__ for observer in self._observers]),
@@ -295,6 +312,18 @@ class _Augmenter:
 
     def __call__(self, images_BCHW: Tensor, ids_B: Tensor) -> Tensor:
         return self.augmentation(images_BCHW, ids_B, self.moment, self.generator)
+
+
+def _name_model(model: nn.Module) -> str:
+    """Name a model by its class, its size and its layers, since others may have weights of the same shapes."""
+    layers = hashlib.sha256(repr(model).encode()).hexdigest()[:12]
+    return f"{type(model).__name__} of {sum(map(Tensor.numel, model.parameters()))} parameters, layers {layers}"
+
+
+def _is_finite(model: nn.Module) -> bool:
+    """Tell whether all trained weights are finite; frozen ones and buffers may hold anything, such as a mask."""
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    return bool(torch.stack([parameter.isfinite().all() for parameter in trained]).all())
 
 
 def _held_images(held: DeviceImages | None, data: LabelledImages, device: torch.device) -> DeviceImages:

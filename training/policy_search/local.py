@@ -1,15 +1,15 @@
 """The in-process population: trials in turn on one device, without ray."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import Any
 
 import numpy as np
 import torch
 
 from training.augment.policy import Policy
+from training.checkpoint import UNREADABLE
 from training.errors import PolicySearchError
 from training.policy_search.config import PolicySearchConfig
 from training.policy_search.controls import plan_policies
@@ -124,12 +124,15 @@ class _Population:
         """Take up what an earlier process wrote down."""
         try:
             state = torch.load(path, map_location="cpu", weights_only=True)
-        except (OSError, RuntimeError, EOFError, ValueError, LookupError, UnpicklingError) as error:
-            raise PolicySearchError(f"{path}: state of the search can't be read: {error}") from error
-        if state["fingerprint"] != fingerprint:
-            raise PolicySearchError(
-                f"{path}: is the state of a search of other data or settings; remove it or go on elsewhere"
-            )
+            if state["fingerprint"] != fingerprint:
+                raise PolicySearchError(
+                    f"{path}: is the state of a search of other data or settings; remove it or go on elsewhere"
+                )
+            self._take_up(state)
+        except (OSError, *UNREADABLE) as error:
+            raise PolicySearchError(f"{path}: state of the search can't be read: {error!r}") from error
+
+    def _take_up(self, state: Mapping[str, Any]) -> None:
         self.generations = [tuple(map(record_from_json, generation)) for generation in state["generations"]]
         for contestant, own, policy in zip(self._contestants, state["contestants"], state["policies"], strict=True):
             contestant.load_state_dict(own)

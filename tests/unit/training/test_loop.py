@@ -282,6 +282,43 @@ def test_nan_names_the_last_good_checkpoint_and_leaves_it(tmp_path: Path) -> Non
         run_digits(Breaking(1), folder=tmp_path / "other")
 
 
+class BreakingBackwards(Breaking):
+    """Has gradients of NaN at its n-th step, whose loss is finite."""
+
+    def forward(self, images_BCHW: Tensor) -> Tensor:
+        self.step += 1
+        logits_BK: Tensor = self.inner(images_BCHW)
+        nothing = 0 * next(self.inner.parameters()).sum()
+        return logits_BK + nothing.sqrt() if self.step == self.breaks_at else logits_BK
+
+
+@pytest.mark.parametrize(("breaks_at", "epoch"), [(10, 1), (20, 2), (30, 3)])
+def test_weights_that_an_epochs_last_step_breaks_are_kept_nowhere(breaks_at: int, epoch: int, tmp_path: Path) -> None:
+    message = rf"^step {breaks_at} \(epoch {epoch}\): weights: got nan or inf behind it; must be finite; try a peak_lr"
+    with pytest.raises(DivergedError, match=message):
+        run_digits(BreakingBackwards(breaks_at), folder=tmp_path)
+    checkpoint = read_checkpoint(tmp_path / "checkpoint.pt")
+    assert (0 if checkpoint is None else len(checkpoint.reports)) == epoch - 1
+
+
+def test_a_checkpoint_of_other_layers_with_the_same_weights_is_refused(tmp_path: Path) -> None:
+    run_digits(small_model(), folder=tmp_path)
+    other = small_model()
+    other.register_module("2", nn.CELU(0.3))
+    with pytest.raises(CheckpointError, match=r"model: got Sequential of \d+ parameters, layers \w+ in the checkpoint"):
+        run_digits(other, folder=tmp_path)
+
+
+def test_a_checkpoint_whose_content_is_damaged_is_named(tmp_path: Path) -> None:
+    run_digits(small_model(), folder=tmp_path)
+    path = tmp_path / "checkpoint.pt"
+    content = torch.load(path)
+    content["run"]["randomness"]["order"] = torch.zeros(3, dtype=torch.uint8)
+    torch.save(content, path)
+    with pytest.raises(CheckpointError, match=rf"^{path}: is damaged \(.+\); remove it to start anew$"):
+        run_digits(small_model(), folder=tmp_path)
+
+
 def test_no_images_or_other_channels() -> None:
     nothing = small_digits().take(np.array([], dtype=np.int64))
     with pytest.raises(DataError, match=r"^images: got \[0, 8, 8, 1\]; must be at least one, with 1 channels$"):

@@ -176,7 +176,7 @@ def test_threads_are_given_back() -> None:
 
 def test_a_run_that_diverges_writes_no_weights(few: LabelledImages, tmp_path: Path) -> None:
     config = replace(small(), loop=replace(small().loop, epochs=5, lr=Constant(lr=1e30)))
-    with pytest.raises(DivergedError, match=r"^step \d+ \(epoch \d\): loss: got nan"):
+    with pytest.raises(DivergedError, match=r"^step \d+ \(epoch \d\): (loss|weights): got nan"):
         train_into(job(config=config), few, tmp_path, tmp_path / "scratch")
     assert not (tmp_path / WEIGHTS_FILE).exists()
 
@@ -199,6 +199,13 @@ def test_images_that_are_not_square(few: LabelledImages) -> None:
 def test_images_of_other_channels(few: LabelledImages) -> None:
     config = replace(small(), architecture="timm/resnet18")
     with pytest.raises(DataError, match="images: got 1 channels; must be 3, which timm/resnet18 takes"):
+        build_member(config, few)
+
+
+def test_images_that_are_too_small_for_the_architecture(few: LabelledImages) -> None:
+    config = replace(small(), architecture="airbench94", arguments={"widths": [4, 4, 4]})
+    message = "images: got 8x8 pixels of 1 channels, which architecture 'airbench94' can't run on: "
+    with pytest.raises(ExportError, match=f"^{message}"):
         build_member(config, few)
 
 

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from fake_trials import IMAGES, AnalyticTrials, merit, zero_policy
 
 from training.errors import PolicySearchError
@@ -123,6 +124,22 @@ def test_the_state_of_another_search_is_refused(tmp_path: Path) -> None:
 
 def test_a_broken_state_is_named(tmp_path: Path) -> None:
     (tmp_path / STATE_FILE).write_bytes(b"torn")
+    with pytest.raises(PolicySearchError, match=r"population\.pt: state of the search can't be read"):
+        _run(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        3,
+        {},
+        {"fingerprint": "one"},
+        {"fingerprint": "one", "generations": [[{"key": "0/2"}]], "policies": [], "contestants": []},
+        {"fingerprint": "one", "generations": [], "policies": [[["op0", 77, 0]]] * 8, "contestants": [{}] * 8},
+    ],
+)
+def test_a_state_of_other_content_is_named(tmp_path: Path, content: object) -> None:
+    torch.save(content, tmp_path / STATE_FILE)
     with pytest.raises(PolicySearchError, match=r"population\.pt: state of the search can't be read"):
         _run(tmp_path)
 
