@@ -103,8 +103,30 @@ def build_model(
         torch.manual_seed(seed)
         try:
             return builder(order)
-        except (TypeError, ValueError, RuntimeError, OSError) as error:
+        except (TypeError, ValueError, ZeroDivisionError, RuntimeError, OSError) as error:
             raise ExportError(f"architecture {name!r} with arguments {order.arguments}: {error}") from error
+
+
+def check_runs(built: BuiltModel, height: int, width: int, channels: int) -> None:
+    """Let a network look at one image: pooling may leave nothing of a small one.
+
+    Args:
+        built: on the CPU, in evaluation mode, as :func:`build_model` gives it; left as it was.
+        height, width: of the image, pixels.
+        channels: of the image.
+
+    Raises:
+        ExportError: it can't; the message names the size.
+    """
+    try:
+        with torch.inference_mode():
+            built.module(torch.zeros(1, channels, height, width))
+    # Assertions are how timm's networks refuse a size.
+    except (RuntimeError, ValueError, AssertionError) as error:
+        raise ExportError(
+            f"images: got {height}x{width} pixels of {channels} channels, which architecture"
+            f" {built.architecture!r} can't run on: {error}"
+        ) from error
 
 
 _Builder = Callable[[_Order], BuiltModel]

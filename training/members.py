@@ -10,7 +10,7 @@ from torch import nn
 
 from cascade_serve.core.arrays import FloatArray
 from model_zoo.errors import CardError
-from model_zoo.registry import BuiltModel, build_model
+from model_zoo.registry import BuiltModel, build_model, check_runs
 from model_zoo.store import check_name
 from training.data.images import LabelledImages
 from training.data_schedule.config import format_data_schedule
@@ -133,7 +133,7 @@ def build_member(config: MemberConfig, data: LabelledImages) -> BuiltModel:
 
     Raises:
         DataError: the images are not square, or have other channels than the architecture takes.
-        ZooError: the architecture can't be built.
+        ZooError: the architecture can't be built, or can't run on images of that size.
     """
     _, height, width, channels = data.images_BHWC.shape
     if height != width:
@@ -150,6 +150,7 @@ def build_member(config: MemberConfig, data: LabelledImages) -> BuiltModel:
         raise DataError(
             f"images: got {channels} channels; must be {built.preset.channels}, which {config.architecture} takes"
         )
+    check_runs(built, height, width, channels)
     return built
 
 

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from model_zoo.architectures.whitening_layer import WhiteningConv2d
-from model_zoo.registry import build_model
+from model_zoo.registry import build_model, check_runs
 from training.data.images import LabelledImages
 from training.inputs import Normalisation
 from training.lr import LrConfig, OneCycle
@@ -90,7 +90,7 @@ class ProxyFilter:
         channels_last: memory format of its filters.
 
     Raises:
-        ZooError: the architecture can't be built.
+        ZooError: the architecture can't be built, or can't run on images of that size.
     """
 
     def __init__(
@@ -103,7 +103,7 @@ class ProxyFilter:
         autocast_dtype: torch.dtype | None = None,
         channels_last: bool = False,
     ) -> None:
-        height, channels = data.images_BHWC.shape[1], data.images_BHWC.shape[3]
+        _, height, width, channels = data.images_BHWC.shape
         built = build_model(
             config.architecture,
             classes=len(data.classes),
@@ -112,6 +112,7 @@ class ProxyFilter:
             arguments=config.arguments,
             seed=config.seed,
         )
+        check_runs(built, height, width, channels)
         self.proxy: nn.Module = built.module
         apply_whitening(self.proxy, data, normalisation)
         _freeze_whitening_bias(self.proxy)

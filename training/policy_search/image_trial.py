@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from model_zoo.registry import build_model
+from model_zoo.registry import build_model, check_runs
 from training.augment.build import policy_augmentation
 from training.augment.ops import Op, op_names, register_op
 from training.augment.policy import Policy
@@ -140,7 +140,7 @@ class ImageTrials:
 
         Raises:
             DataError: the images don't fit.
-            ZooError: the architecture can't be built.
+            ZooError: the architecture can't be built, or can't run on images of that size.
         """
         _, height, width, channels = self._train.images_BHWC.shape
         if height != width:
@@ -156,6 +156,7 @@ class ImageTrials:
         if built.preset.channels != channels:
             architecture, wanted = self._config.architecture, built.preset.channels
             raise DataError(f"images: got {channels} channels; must be {wanted}, which {architecture} takes")
+        check_runs(built, height, width, channels)
         run = TrainingRun(
             built.module, self._train, self._loop, self._normalisation, device=self._device, held=self._held
         )

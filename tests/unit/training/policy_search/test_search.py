@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from fake_trials import IMAGES, AnalyticTrials, zero_policy
 
+from model_zoo.errors import ExportError
 from model_zoo.registry import build_model
 from training.augment import ops
 from training.augment.config import AugmentConfig
@@ -253,6 +254,13 @@ def test_trials_share_the_images_on_the_device_and_leave_them_as_they_are(monkey
     assert sorted(copies) == [len(validation), len(train)]
     held = trials._held.images_NCHW.permute(0, 2, 3, 1).numpy()
     assert (held == train.images_BHWC).all()
+
+
+def test_images_that_are_too_small_are_refused_before_the_search() -> None:
+    train, validation = _digits()
+    config = replace(DIGITS, architecture="airbench94", arguments={"widths": [4, 4, 4]})
+    with pytest.raises(ExportError, match=r"^images: got 8x8 pixels of 1 channels, which architecture 'airbench94'"):
+        ImageTrials(config, train, validation, NORMALISATION, device="cpu", ops=())(0)
 
 
 def test_images_that_are_not_square_are_refused() -> None:
