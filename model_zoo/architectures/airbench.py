@@ -64,7 +64,7 @@ class AirbenchNet(nn.Module):
         has_unit_head: the linear layer's first weights are scaled to standard deviation 1, as airbench94_muon does.
 
     Raises:
-        ValueError: there are not three widths, or the depth is neither 2 nor 3.
+        ValueError: there are not three widths, the depth is neither 2 nor 3, or the momentum is not in (0, 1].
     """
 
     def __init__(
@@ -83,6 +83,8 @@ class AirbenchNet(nn.Module):
             raise ValueError(f"widths: got {list(widths)}; must be three")
         if depth not in (2, 3):
             raise ValueError(f"depth: got {depth}; must be 2 or 3")
+        if not 0 < norm_momentum <= 1:
+            raise ValueError(f"norm_momentum: got {norm_momentum}; must be above 0 and at most 1")
         self.whitening = WhiteningConv2d(channels, 2, has_both_signs=True, epsilon=_WHITENING_EPSILON)
         self.activation = nn.GELU()
         inputs = (self.whitening.out_channels, *widths[:-1])

@@ -76,6 +76,9 @@ class ResNet9(nn.Module):
         frozen_scales: normalisation scales stay at 1; the source then trains biases at 64 times the rate, with CELU's
             alpha 0.3 and a logit scale of 1/16.
         whitening: the first convolution is replaced by frozen filters that whiten 3x3 patches, and a trained 1x1 one.
+
+    Raises:
+        ValueError: celu_alpha or ghost_batch_size is below 0.
     """
 
     def __init__(
@@ -92,6 +95,9 @@ class ResNet9(nn.Module):
         whitening: bool = False,
     ) -> None:
         super().__init__()
+        # Below 0, CELU grows exponentially on one side.
+        if not celu_alpha >= 0:
+            raise ValueError(f"celu_alpha: got {celu_alpha}; must be at least 0")
         layer = _Layer(
             celu_alpha=celu_alpha,
             pools_before_norm=pool_before_norm,

@@ -43,10 +43,13 @@ def small_vit(
         takes float32 [B, C, H, W], normalised, and gives logits float32 [B, K].
 
     Raises:
-        ValueError: a size that is no multiple of what it must be.
+        ValueError: a size below 1, or that is no multiple of what it must be.
     """
     from timm.models.vision_transformer import VisionTransformer
 
+    for name, value in (("dim", dim), ("heads", heads), ("patch_size", patch_size)):
+        if value < 1:
+            raise ValueError(f"{name}: got {value}; must be at least 1")
     if image_size % patch_size:
         raise ValueError(f"image_size: got {image_size}; must be a multiple of patch_size, {patch_size}")
     if dim % heads:

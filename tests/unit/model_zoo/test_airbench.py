@@ -139,3 +139,9 @@ def test_a_tiny_network_exports() -> None:
 def test_other_shapes_are_refused(widths: tuple[int, ...], depth: int, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         AirbenchNet(widths=widths, classes=10, depth=depth)
+
+
+@pytest.mark.parametrize("momentum", [0, 5, float("nan")])
+def test_norms_whose_statistics_could_not_settle_are_refused(momentum: float) -> None:
+    with pytest.raises(ValueError, match=rf"^norm_momentum: got {momentum}; must be above 0 and at most 1$"):
+        AirbenchNet(widths=(4, 8, 8), classes=10, norm_momentum=momentum)

@@ -237,6 +237,8 @@ def test_all_families_have_names() -> None:
         ),
         ("small_vit_xs", {"image_size": 30}, "image_size: got 30; must be a multiple of patch_size, 4"),
         ("small_vit_xs", {"dim": 100}, "dim: got 100; must be a multiple of heads, 3"),
+        ("small_vit_xs", {"heads": 0}, "heads: got 0; must be at least 1"),
+        ("small_vit_xs", {"patch_size": 0}, "patch_size: got 0; must be at least 1"),
     ],
 )
 def test_wrong_arguments_are_refused(name: str, arguments: dict[str, Any], message: str) -> None:

@@ -87,6 +87,11 @@ def test_whitening_puts_frozen_filters_before_a_convolution_of_one_pixel() -> No
     assert list(module.state_dict()["features.prep.conv.weight"].shape) == [64, 27, 1, 1]
 
 
+def test_an_activation_that_grows_exponentially_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"^celu_alpha: got -1; must be at least 0$"):
+        ResNet9(classes=10, celu_alpha=-1)
+
+
 def test_logits_are_scaled() -> None:
     images_BCHW = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
     with torch.inference_mode():
