@@ -73,16 +73,16 @@ def test_from_images_to_an_inspected_plan(command: Command, tmp_path: Path) -> N
 
 
 def test_the_commands_take_each_others_files(command: Command) -> None:
-    code, printed, _ = command("select", TINY, "--score", "margin", "--fraction", "0.5", "--out", "selected")
+    code, printed, _ = command("select", TINY, "--score", "margin", "--fraction", "0.5", "--out", "my choice")
     assert code == 0
-    subset = Path("selected/selection/subset.json")
-    assert printed.splitlines()[-2:] == [f"subset: {subset}", f"next:   cascade-train train {TINY} --subset {subset}"]
+    subset = Path("my choice/selection/subset.json")
+    assert printed.splitlines()[-2:] == [f"subset: {subset}", f"next:   cascade-train train {TINY} --subset '{subset}'"]
     assert len(read_subset(subset)) == 100
-    code, printed, _ = command("search-policy", TINY, "--population", "3", "--train-images", "50", "--out", "searched")
+    code, printed, _ = command("search-policy", TINY, "--population", "3", "--train-images", "50", "--out", "my search")
     assert code == 0
-    schedule = Path("searched/policy/schedule.json")
-    assert printed.splitlines()[-1] == f"next:            cascade-train train {TINY} --policy-schedule {schedule}"
-    assert json.loads(Path("searched/policy/result.json").read_text())["config"]["population"] == 3
+    schedule = Path("my search/policy/schedule.json")
+    assert printed.splitlines()[-1] == f"next:            cascade-train train {TINY} --policy-schedule '{schedule}'"
+    assert json.loads(Path("my search/policy/result.json").read_text())["config"]["population"] == 3
     arguments = ("--subset", subset, "--policy-schedule", schedule, "--data-schedule", "step:0.5:0.34", "--seed", "0")
     code, printed, complaints = command("train", TINY, *arguments, "--out", "trained", "--set", "members.1.name=other")
     assert (code, complaints) == (0, "")
@@ -172,6 +172,11 @@ def test_a_report_of_a_run(command: Command) -> None:
         (["train", "digits", "--data-schedule", "steps"], "must be one of none, step:FRACTION:SHARE"),
         (["train", "digits", "--subset", "absent.json"], "absent.json: No such file or directory"),
         (["train", "digits", "--policy-schedule", "absent.txt"], "absent.txt: can't be read"),
+        (["train", "digits", "--flatten"], "--flatten: got no --policy-schedule; must have one"),
+        (
+            ["train", "digits", "--set", "members.*.architecture=airbench94"],
+            "images: got 8x8 pixels of 1 channels, which architecture 'airbench94' can't run on",
+        ),
         (
             ["export", "absent", "--zoo", "zoo"],
             "run.json: No such file or directory; must be the folder of a run",

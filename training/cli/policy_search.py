@@ -1,6 +1,7 @@
 """The command ``search-policy``: an augmentation schedule by population based augmentation."""
 
 from enum import StrEnum
+from shlex import quote
 from typing import Annotated
 
 import typer
@@ -71,4 +72,4 @@ def search_policy(
     with listening() as listener:
         path = search_only(order, listener)
         listener.tell(f"policy schedule: {path}")
-        listener.tell(f"next:            {order.command('train')} --policy-schedule {path}")
+        listener.tell(f"next:            {order.command('train')} --policy-schedule {quote(str(path))}")

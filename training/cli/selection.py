@@ -1,5 +1,6 @@
 """The command ``select``: which training images are worth their cost, by the word of a proxy."""
 
+from shlex import quote
 from typing import Annotated
 
 import typer
@@ -59,4 +60,4 @@ def select(
     with listening() as listener:
         path = select_only(order, listener)
         listener.tell(f"subset: {path}")
-        listener.tell(f"next:   {order.command('train')} --subset {path}")
+        listener.tell(f"next:   {order.command('train')} --subset {quote(str(path))}")

@@ -45,6 +45,14 @@ def train(
             rich_help_panel=_MEMBERS,
         ),
     ] = None,
+    flatten: Annotated[
+        bool,
+        typer.Option(
+            "--flatten",
+            help="Take the order out of the policy schedule: in every epoch each image draws one of its policies.",
+            rich_help_panel=_MEMBERS,
+        ),
+    ] = False,
     data_schedule: Annotated[
         str | None,
         typer.Option(
@@ -71,5 +79,5 @@ def train(
         order = with_data_schedule(order, data_schedule)
     check_target(order, zoo)
     with listening() as listener:
-        train_only(order, listener, subset=subset, policy_schedule=policy_schedule)
+        train_only(order, listener, subset=subset, policy_schedule=policy_schedule, is_flattened=flatten)
         finish(order, zoo, listener)

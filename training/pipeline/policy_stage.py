@@ -9,7 +9,7 @@ from pydantic import JsonValue
 from training.augment.config import PolicyKind
 from training.augment.policy import PolicySchedule
 from training.augment.schedule_files import read_schedule_file, write_policy_schedule
-from training.errors import PolicySearchError
+from training.errors import PolicySearchError, SettingsError
 from training.member_job import cpu_threads
 from training.members import MemberConfig
 from training.pipeline.data_stage import Material
@@ -32,11 +32,13 @@ class PolicyInForce:
 
     Attributes:
         schedule: takes the place of the members' own policies; None leaves these.
+        is_flattened: the schedule's policies are drawn from in no order, PBA's ablation.
         file: that the schedule was read from.
         description: how it came about, for cards and reports.
     """
 
     schedule: PolicySchedule | None = None
+    is_flattened: bool = False
     file: Path | None = None
     description: JsonValue = None
 
@@ -49,24 +51,35 @@ class PolicyInForce:
         """Put the schedule into a member's configuration."""
         if self.schedule is None:
             return member
-        augment = replace(member.loop.augment, policy=PolicyKind.SCHEDULE, policy_schedule=self.schedule)
+        kind = PolicyKind.FLATTENED if self.is_flattened else PolicyKind.SCHEDULE
+        augment = replace(member.loop.augment, policy=kind, policy_schedule=self.schedule)
         return replace(member, loop=replace(member.loop, augment=augment))
 
 
-def take_policy(file: Path | None) -> PolicyInForce:
+def take_policy(file: Path | None, *, is_flattened: bool = False) -> PolicyInForce:
     """Read a schedule: our own JSON, or the text that PBA's authors published.
 
     Args:
         file: None leaves the members' own policies.
+        is_flattened: see :class:`PolicyInForce`.
 
     Raises:
         AugmentError: the file can't be read or is no schedule.
+        SettingsError: there is no file to flatten.
     """
     if file is None:
+        if is_flattened:
+            raise SettingsError("--flatten: got no --policy-schedule; must have one")
         return PolicyInForce()
     found = read_schedule_file(file)
-    size: dict[str, JsonValue] = {"epochs": found.schedule.epochs, "segments": len(found.schedule.segments)}
-    return PolicyInForce(schedule=found.schedule, file=file, description={**size, **dict(found.metadata)})
+    description: dict[str, JsonValue] = {
+        "epochs": found.schedule.epochs,
+        "segments": len(found.schedule.segments),
+        **dict(found.metadata),
+    }
+    if is_flattened:
+        description["policy"] = PolicyKind.FLATTENED.value
+    return PolicyInForce(schedule=found.schedule, is_flattened=is_flattened, file=file, description=description)
 
 
 def search_schedule(run: RunDir, order: Order, material: Material, chosen: Chosen, listener: Listener) -> Path:
@@ -103,7 +116,7 @@ def search_schedule(run: RunDir, order: Order, material: Material, chosen: Chose
                     device=order.config.device,
                     progress=lambda _record: advance(1),
                 )
-            description = _describe(search, result)
+            description = _describe(search, result, min(search.train_images, len(chosen.rows)))
             _write(result.schedule, stage.path / SCHEDULE_FILE, description)
             stage.finish(description)
         found = read_schedule_file(stage.path / SCHEDULE_FILE).metadata
@@ -125,12 +138,12 @@ def _settings(order: Order, material: Material, search: PolicySearchConfig) -> J
     }
 
 
-def _describe(search: PolicySearchConfig, result: SearchResult) -> dict[str, Any]:
+def _describe(search: PolicySearchConfig, result: SearchResult, train_images: int) -> dict[str, Any]:
     return {
         "strategy": search.strategy.value,
         "population": search.population,
         "search_epochs": search.epochs,
-        "train_images": search.train_images,
+        "train_images": train_images,
         "architecture": search.architecture,
         "arguments": dict(search.arguments),
         "seed": search.seed,

@@ -85,7 +85,12 @@ def search_only(order: Order, listener: Listener) -> Path:
 
 
 def train_only(
-    order: Order, listener: Listener, *, subset: Path | None = None, policy_schedule: Path | None = None
+    order: Order,
+    listener: Listener,
+    *,
+    subset: Path | None = None,
+    policy_schedule: Path | None = None,
+    is_flattened: bool = False,
 ) -> tuple[FinishedStage, ...]:
     """Train and evaluate the members on given files, without the recipe's own selection and search.
 
@@ -94,6 +99,7 @@ def train_only(
         listener: hears of it.
         subset: file of a subset of train; None for all of it.
         policy_schedule: file of a schedule; None leaves the members' own policies.
+        is_flattened: each image draws one of the schedule's policies in every epoch, whatever their order.
 
     Returns:
         the members' stages.
@@ -103,7 +109,7 @@ def train_only(
     """
     order = replace(order, config=replace(order.config, should_select=False, should_search=False))
     # Files at fault are told before the images are read.
-    policy = take_policy(policy_schedule)
+    policy = take_policy(policy_schedule, is_flattened=is_flattened)
     if subset is not None:
         read_subset(subset)
     with RunDir(order.out) as run:

@@ -12,7 +12,8 @@ from pipeline_watch import Killed, Killer, Memory
 from safetensors.numpy import load_file
 from tiny_recipe import tiny, tiny_plain
 
-from training.augment.schedule_files import read_policy_schedule
+from training.augment.config import PolicyKind
+from training.augment.schedule_files import read_policy_schedule, read_schedule_file
 from training.config import RunConfig
 from training.data.data_set import DataSet, number_images
 from training.data.digits import load_digits
@@ -226,6 +227,26 @@ def test_training_alone_uses_all_data_and_the_members_own_policy(tmp_path: Path)
     facts = [read_facts(member) for member in train_only(order(tmp_path), Memory())]
     assert {fact.num_images for fact in facts} == {200}
     assert {fact.selection for fact in facts} == {fact.policy_schedule for fact in facts} == {None}
+
+
+def test_a_given_schedule_may_be_flattened(tmp_path: Path, finished: Path) -> None:
+    schedule = finished / "policy" / "schedule.json"
+    members = train_only(order(tmp_path, tiny_plain()), Memory(), policy_schedule=schedule, is_flattened=True)
+    facts = read_facts(members[0])
+    assert facts.config.loop.augment.policy is PolicyKind.FLATTENED
+    assert facts.config.loop.augment.policy_schedule == read_policy_schedule(schedule)
+    assert isinstance(facts.policy_schedule, dict)
+    assert facts.policy_schedule["policy"] == "flattened"
+    with pytest.raises(SettingsError, match=r"^--flatten: got no --policy-schedule; must have one$"):
+        train_only(order(tmp_path, tiny_plain()), Memory(), is_flattened=True)
+
+
+def test_a_search_tells_of_no_more_images_than_there_are(tmp_path: Path) -> None:
+    config = tiny()
+    assert config.policy_search is not None
+    search = replace(config.policy_search, train_images=10**6)
+    file = search_only(order(tmp_path, replace(config, policy_search=search)), Memory())
+    assert read_schedule_file(file).metadata["train_images"] == 200
 
 
 def test_the_published_text_is_a_policy_schedule_too(tmp_path: Path) -> None:
