@@ -106,6 +106,14 @@ def test_active_learning(command: Command) -> None:
     assert len(list(Path("runs/tiny/selection").glob("round-*.json"))) == 4
 
 
+def test_active_learning_starts_as_the_settings_say(command: Command) -> None:
+    active = 'selection.active_learning={"score": "margin", "shares": [0.05, 0.2, 0.9]}'
+    code, _, _ = command("select", TINY, "--active-learning", "--fraction", "0.3", "--set", active, "--out", "run")
+    assert code == 0
+    rounds = [read_subset(path) for path in sorted(Path("run/selection").glob("round-*.json"))]
+    assert [subset.fraction for subset in rounds] == [0.05, 0.2, 0.3]
+
+
 def test_an_image_folder_of_ones_own(command: Command, tmp_path: Path) -> None:
     write_image_folder(load_digits().take(load_digits().ids_B[:400]), tmp_path / "images")
     settings = ("members.*.loop.epochs=1", 'members.*.arguments={"width": 2}', "splits.policy_validation=0")
@@ -148,7 +156,10 @@ def test_a_report_of_a_run(command: Command) -> None:
             ["select", "digits", "--active-learning", "--score", "forgetting_events"],
             "score: got 'forgetting_events', which uses labels; active learning takes least_confidence",
         ),
-        (["select", "digits", "--active-learning", "--fraction", "0"], "shares: got (0.0,); must rise"),
+        (
+            ["select", "digits", "--active-learning", "--fraction", "0.02"],
+            "--fraction: got 0.02; must be above 0.02, which is labelled at random at first",
+        ),
         (
             ["select", "digits", "--set", "should_select=false", "--set", "selection=null"],
             "recipe 'digits': its selection is null; must name a proxy to select by",

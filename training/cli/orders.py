@@ -14,7 +14,7 @@ from training.pipeline.listening import Listener
 from training.pipeline.order import Order, check_device
 from training.policy_search.config import Backend, PolicySearchConfig
 from training.recipes.finding import find_recipe, make_config
-from training.selection.active_learning import PAPER_SHARES, ActiveLearningConfig
+from training.selection.active_learning import ActiveLearningConfig
 from training.settings import apply_settings
 
 
@@ -104,7 +104,10 @@ def _with_active_learning(
     config = selection.active_learning or ActiveLearningConfig(seed=seed)
     shares = config.shares
     if fraction is not None:
-        shares = (*(share for share in PAPER_SHARES if share < fraction), fraction)
+        shares = (*(share for share in config.shares if share < fraction), fraction)
+        if len(shares) == 1:
+            # Without a round the proxy would have no say, whatever the subset's file called it.
+            raise ValueError(f"got {fraction}; must be above {config.shares[0]}, which is labelled at random at first")
     return replace(
         selection, active_learning=replace(config, score=config.score if score is None else score, shares=shares)
     )
