@@ -15,6 +15,8 @@ from training.errors import SelectionError
 from training.selection.records import read_record, write_record
 from training.selection.timing import SelectionSeconds
 
+_ID_LIMIT = 1 << 63
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Subset:
@@ -50,6 +52,8 @@ class Subset:
     def __post_init__(self) -> None:
         if not self.ids or len(set(self.ids)) != len(self.ids):
             raise ValueError(f"ids: got {len(self.ids)}, {len(set(self.ids))} of them different; must be unique")
+        if not -_ID_LIMIT <= min(self.ids) <= max(self.ids) < _ID_LIMIT:
+            raise ValueError(f"ids: got {min(self.ids)}..{max(self.ids)}; must be 64-bit integers")
         if not 0 < self.fraction <= 1:
             raise ValueError(f"fraction: got {self.fraction}; must be above 0 and at most 1")
 

@@ -71,6 +71,7 @@ def test_ids_that_the_data_do_not_have_are_refused() -> None:
     [
         ({"ids": [1, 1]}, r"file: Value error, ids: got 2, 1 of them different; must be unique"),
         ({"ids": []}, r"file: Value error, ids: got 0, 0 of them different; must be unique"),
+        ({"ids": [3, 1 << 63]}, r"file: Value error, ids: got 3\.\.9223372036854775808; must be 64-bit integers"),
         ({"ids": [1, "x"]}, r"ids\.1: Input should be a valid integer"),
         ({"fraction": 0}, r"file: Value error, fraction: got 0\.0; must be above 0 and at most 1"),
         ({"fraction": 1.5}, r"file: Value error, fraction: got 1\.5; must be above 0 and at most 1"),
