@@ -116,8 +116,9 @@ def _read_part(kind: Kind, root: Path, arguments: dict[str, Any], first_id: int,
     make: Callable[..., Any] = getattr(datasets, _PUBLISHED[kind].torchvision)
     try:
         part = make(root=str(root), download=download, **arguments)
-    except (OSError, RuntimeError, ValueError, EOFError) as error:
-        raise DataError(f"{root}: {kind} can't be read: {error}") from error
+    except (OSError, RuntimeError, ValueError, EOFError, TypeError, AssertionError) as error:
+        # Torchvision asserts what it wants in the headers of MNIST's files, without a word.
+        raise DataError(f"{root}: {kind} can't be read: {str(error) or 'the header of a file is damaged'}") from error
     images_BHWC: ImageArray = np.asarray(part.data)
     if kind == "svhn":
         images_BHWC = np.ascontiguousarray(images_BHWC.transpose(0, 2, 3, 1))

@@ -223,6 +223,24 @@ def test_mnist(tmp_path: Path) -> None:
     assert data.test.ids_B.tolist() == [3, 4]
 
 
+@pytest.mark.parametrize(
+    ("head", "reason"),
+    [
+        (0x0803 ^ 0x0100, "x should be of dtype torch.uint8 instead of torch.int8"),
+        (0x0803 ^ 0x0800, "the header of a file is damaged"),
+        (0x0803 ^ 0x0004, "the header of a file is damaged"),
+    ],
+)
+def test_a_damaged_header_is_refused_where_there_are_no_checksums(tmp_path: Path, head: int, reason: str) -> None:
+    raw = tmp_path / "MNIST" / "raw"
+    raw.mkdir(parents=True)
+    for name in ("train", "t10k"):
+        (raw / f"{name}-images-idx3-ubyte").write_bytes(struct.pack(">iiii", head, 1, 28, 28) + bytes(28 * 28))
+        (raw / f"{name}-labels-idx1-ubyte").write_bytes(struct.pack(">ii", 2049, 1) + bytes(1))
+    with pytest.raises(DataError, match=f"mnist can't be read: {reason}$"):
+        named_source("mnist").load(tmp_path)
+
+
 def test_damaged_files_are_refused_by_their_checksums(tmp_path: Path) -> None:
     write_cifar(tmp_path, "cifar-10-batches-py", 10)
     with pytest.raises(DataError, match=r"cifar10 can't be read: Dataset not found or corrupted"):
