@@ -92,7 +92,7 @@ class CodecarbonMeter:
         """Begin; finding out about the machine takes codecarbon some seconds.
 
         Raises:
-            EnergyError: codecarbon is absent, or it can't measure here.
+            EnergyError: codecarbon is absent, does not know the country, or can't measure here.
         """
         try:
             import codecarbon
@@ -113,10 +113,20 @@ class CodecarbonMeter:
         )
         self._tracker.start()
         self._tracker.flush()
-        # Codecarbon swallows its own exceptions: that nothing was heard is how they show.
-        if self._listener.last is None:
+        try:
+            self._check_heard()
+        except EnergyError:
             self.stop()
+            raise
+
+    def _check_heard(self) -> None:
+        # Codecarbon swallows its own exceptions: that nothing was heard is how they show.
+        last = self._listener.last
+        if last is None:
             raise EnergyError(f"country: got {self._country!r}; codecarbon gave no measurement for it on this machine")
+        # It would take the world's average for a country that it has no name for.
+        if not last.country_name:
+            raise EnergyError(f"country: got {self._country!r}; must be one whose electricity codecarbon knows")
 
     def read(self) -> Energy:
         """Give what was used since the start."""

@@ -26,7 +26,7 @@ def test_no_meter_measures_nothing() -> None:
 
 
 class FakeTracker:
-    """Codecarbon's tracker, as far as it is used: 1 kWh a flush; a country it does not know is never measured."""
+    """Codecarbon's tracker, as far as it is used: 1 kWh a flush; never measured in XXX; for ZZZ it has no name."""
 
     def __init__(self, *, country_iso_code: str, output_handlers: list[Any], **options: object) -> None:
         assert options["output_methods"] == []
@@ -44,7 +44,8 @@ class FakeTracker:
             return
         self.kwh += 1
         for handler in self.handlers:
-            handler.out(SimpleNamespace(energy_consumed=self.kwh, emissions=self.kwh / 10), None)
+            country = None if self.country == "ZZZ" else "France"
+            handler.out(SimpleNamespace(energy_consumed=self.kwh, emissions=self.kwh / 10, country_name=country), None)
 
     def stop(self) -> None:
         self.told.append("stop")
@@ -76,11 +77,16 @@ def test_kilowatt_hours_become_joules(trackers: list[FakeTracker]) -> None:
     assert meter.read().joules == 3 * 3.6e6
 
 
-def test_a_country_that_is_not_known_is_named(trackers: list[FakeTracker]) -> None:
-    with pytest.raises(
-        EnergyError, match=r"^country: got 'XXX'; codecarbon gave no measurement for it on this machine$"
-    ):
-        CodecarbonMeter("XXX").start()
+@pytest.mark.parametrize(
+    ("country", "message"),
+    [
+        ("XXX", "codecarbon gave no measurement for it on this machine"),
+        ("ZZZ", "must be one whose electricity codecarbon knows"),
+    ],
+)
+def test_a_country_that_is_not_known_is_named(trackers: list[FakeTracker], country: str, message: str) -> None:
+    with pytest.raises(EnergyError, match=f"^country: got '{country}'; {message}$"):
+        CodecarbonMeter(country).start()
     assert trackers[0].told == ["start", "stop"]
 
 
@@ -106,6 +112,9 @@ def test_without_codecarbon_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) 
 def test_codecarbon_itself(capfd: pytest.CaptureFixture[str], tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("codecarbon")
     monkeypatch.chdir(tmp_path)
+    # It would measure, and take the world's average.
+    with pytest.raises(EnergyError, match="got 'XXX'"):
+        CodecarbonMeter("XXX").start()
     meter = CodecarbonMeter("FRA", sample_every_s=1)
     try:
         meter.start()
