@@ -9,6 +9,7 @@ from training.evaluation import Tta
 from training.lr import LrConfig, OneCycle
 from training.optim import OptimConfig
 from training.proxy_filter import ProxyFilterConfig
+from training.seeds import check_seed
 
 
 class Precision(StrEnum):
@@ -68,9 +69,10 @@ class LoopConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for name, least in (("epochs", 1), ("batch_size", 1), ("ema_every", 1), ("seed", 0)):
+        for name, least in (("epochs", 1), ("batch_size", 1), ("ema_every", 1)):
             if getattr(self, name) < least:
                 raise ValueError(f"{name}: got {getattr(self, name)}; must be at least {least}")
+        check_seed(self.seed)
         if not 0 <= self.label_smoothing < 1:
             raise ValueError(f"label_smoothing: got {self.label_smoothing}; must be at least 0 and under 1")
         if self.gradient_clip is not None and not 0 < self.gradient_clip < float("inf"):

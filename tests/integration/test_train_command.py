@@ -160,6 +160,7 @@ def test_a_report_of_a_run(command: Command) -> None:
             ["select", "digits", "--active-learning", "--fraction", "0.02"],
             "--fraction: got 0.02; must be above 0.02, which is labelled at random at first",
         ),
+        (["select", "digits", "--set", "selection.core_set.seed=18446744073709551616"], "core_set: seed: got 184"),
         (
             ["select", "digits", "--set", "should_select=false", "--set", "selection=null"],
             "recipe 'digits': its selection is null; must name a proxy to select by",
@@ -200,6 +201,13 @@ def test_what_is_refused(command: Command, arguments: list[str], message: str) -
     assert message in complaints
     assert complaints.startswith("error: ")
     assert "Traceback" not in complaints
+
+
+@pytest.mark.parametrize("seed", ["-1", "9223372036854775808"])
+def test_seeds_that_torch_does_not_take(command: Command, seed: str) -> None:
+    code, _, complaints = command("select", "digits", "--seed", seed)
+    assert code == 2
+    assert "Invalid value for '--seed'" in complaints
 
 
 def test_a_device_that_is_not_there(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,6 +5,8 @@ from typing import Annotated
 
 import typer
 
+from training.seeds import MAX_SEED
+
 RUNS = Path("runs")
 """Where run folders lie unless --out says otherwise."""
 
@@ -44,7 +46,9 @@ ZooOption = Annotated[
 DeviceOption = Annotated[
     str, typer.Option("--device", metavar="cpu|cuda", help="Where to train.", rich_help_panel=_RUN)
 ]
-SeedOption = Annotated[int, typer.Option("--seed", min=0, help="Of everything drawn.", rich_help_panel=_RUN)]
+SeedOption = Annotated[
+    int, typer.Option("--seed", min=0, max=MAX_SEED, help="Of everything drawn.", rich_help_panel=_RUN)
+]
 SetOption = Annotated[
     list[str] | None,
     typer.Option(

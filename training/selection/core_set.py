@@ -14,6 +14,7 @@ import numpy as np
 from cascade_serve.core.arrays import FloatArray
 from training.data.images import LabelledImages
 from training.errors import SelectionError
+from training.seeds import check_seed
 from training.selection.choice import choose, choose_by_class
 from training.selection.methods import (
     Ccs,
@@ -54,8 +55,7 @@ class CoreSetConfig:
     def __post_init__(self) -> None:
         if not 0 < self.fraction <= 1:
             raise ValueError(f"fraction: got {self.fraction}; must be above 0 and at most 1")
-        if self.seed < 0:
-            raise ValueError(f"seed: got {self.seed}; must be at least 0")
+        check_seed(self.seed)
 
     @property
     def method(self) -> CoreSetMethod:

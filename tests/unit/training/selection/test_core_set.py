@@ -193,6 +193,8 @@ def test_settings_are_checked() -> None:
     for fraction in (0, 1.1):
         with pytest.raises(ValueError, match=rf"^fraction: got {fraction}; must be above 0 and at most 1$"):
             CoreSetConfig(fraction=fraction)
+    with pytest.raises(ValueError, match=r"^seed: got 9223372036854775808; must be at most 9223372036854775807$"):
+        CoreSetConfig(seed=1 << 63)
     with pytest.raises(ValueError, match=r"^seed: got -1; must be at least 0$"):
         CoreSetConfig(seed=-1)
     with pytest.raises(ValueError, match=r"^batch_size: got 0; must be at least 1$"):
