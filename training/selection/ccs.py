@@ -31,20 +31,33 @@ def sample_strata(
     Raises:
         SelectionError: more is asked for than is left.
     """
-    # The small addend keeps a product that is whole from being rounded down by its representation.
-    dropped = int(hard_share * len(scores_N) + 1e-9)
-    rest_R = rank(scores_N, rng)[dropped:]
-    if not 0 <= size <= len(rest_R):
-        raise SelectionError(
-            f"ccs: size: got {size}; must be in 0..{len(rest_R)}, "
-            f"what a hard_share of {hard_share:g} leaves of {len(scores_N)}"
-        )
+    check_size(size, len(scores_N), hard_share)
+    rest_R = rank(scores_N, rng)[_num_dropped(len(scores_N), hard_share) :]
     strata_R = _strata(scores_N[rest_R], num_strata)
     members = [rest_R[strata_R == stratum] for stratum in range(num_strata)]
     shares = deal(np.array([len(rows) for rows in members]), size)
     # The rest is ranked, so a stratum must be drawn from, not cut.
     chosen = [rng.permutation(rows)[:share] for rows, share in zip(members, shares, strict=True)]
     return rng.permutation(np.concatenate(chosen))
+
+
+def check_size(size: int, num_images: int, hard_share: float) -> None:
+    """Refuse to choose more than is left; needs no scores, and so no proxy.
+
+    Raises:
+        SelectionError: it is more.
+    """
+    num_left = num_images - _num_dropped(num_images, hard_share)
+    if not 0 <= size <= num_left:
+        raise SelectionError(
+            f"ccs: size: got {size}; must be in 0..{num_left}, "
+            f"what a hard_share of {hard_share:g} leaves of {num_images}"
+        )
+
+
+def _num_dropped(num_images: int, hard_share: float) -> int:
+    # The small addend keeps a product that is whole from being rounded down by its representation.
+    return int(hard_share * num_images + 1e-9)
 
 
 def deal(sizes_M: IntArray, size: int) -> IntArray:

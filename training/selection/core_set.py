@@ -15,6 +15,7 @@ from cascade_serve.core.arrays import FloatArray
 from training.data.images import LabelledImages
 from training.errors import SelectionError
 from training.seeds import check_seed
+from training.selection.ccs import check_size
 from training.selection.choice import choose, choose_by_class
 from training.selection.methods import (
     Ccs,
@@ -125,6 +126,8 @@ def select_core_sets(
     seeds = sorted({config.seed for config in configs})
     if len(seeds) != 1:
         raise SelectionError(f"seed: got {seeds}; must be one seed, since one proxy serves all")
+    for config in configs:
+        _check_size(config, len(data))
     run = _train([config.method for config in configs], data, trainer, seeds[0])
     return tuple(_select(config, data, trainer, run) for config in configs)
 
@@ -182,6 +185,13 @@ def _select(config: CoreSetConfig, data: LabelledImages, trainer: ProxyTrainer, 
     method = config.method
     # Another config of the same call may have needed a proxy; this one must not be charged for it.
     proxy = None if isinstance(method, RandomChoice) else run.proxy
+def _check_size(config: CoreSetConfig, num_images: int) -> None:
+    """Refuse before a proxy is trained what its scores can't change; by class, the classes' sizes decide."""
+    method = config.method
+    if isinstance(method, Ccs) and not config.class_balance:
+        check_size(subset_size(num_images, config.fraction), num_images, method.hard_share)
+
+
     score = score_of(method)
     stopwatch = Stopwatch()
     evidence = gather(method, proxy, data, config.scoring, meter=run.meters.get(score.name) if score else None)

@@ -189,6 +189,18 @@ def test_ranking_scores_order_everything() -> None:
         ranking_scores("ccs", pixel_images([[0, 1]] * 20), StubTrainer(corrects=[[True] * 20]))
 
 
+@pytest.mark.parametrize("by_class", [False, True])
+def test_more_than_strata_hold_is_refused_before_a_proxy_is_trained(by_class: bool) -> None:
+    # Of the whole, a tenth of 6 drops none; a half drops 3. By class, the classes' own sizes decide, later.
+    stub = trainer()
+    config = CoreSetConfig(score="ccs", fraction=0.9, class_balance=by_class, ccs=Ccs(hard_share=0.5))
+    with pytest.raises(
+        SelectionError, match=r"^ccs: size: got \d; must be in 0\.\.\d, what a hard_share of 0\.5 leaves"
+    ):
+        select_core_set(config, UNSURE_FIRST, stub)
+    assert len(stub.calls) == by_class
+
+
 def test_settings_are_checked() -> None:
     for fraction in (0, 1.1):
         with pytest.raises(ValueError, match=rf"^fraction: got {fraction}; must be above 0 and at most 1$"):
