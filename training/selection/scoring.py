@@ -1,14 +1,17 @@
 """From a trained proxy to what a method needs to know of the pool. Never augmented."""
+# Shapes: N images of the pool.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol, assert_never
 
+import numpy as np
 from pydantic import JsonValue
 from torch import nn
 
 from cascade_serve.core.arrays import FloatArray
 from training.data.images import LabelledImages
+from training.errors import SelectionError
 from training.inputs import Normalisation
 from training.selection.choice import Evidence
 from training.selection.features import extract_features, predict_probabilities
@@ -130,7 +133,8 @@ def gather(
         scores or features of all N.
 
     Raises:
-        SelectionError: the model has no layer to take features of, or the meter did not watch this training.
+        SelectionError: the model has no layer to take features of, the meter did not watch this training, or a score
+            is not one number an image.
     """
     if isinstance(method, RandomChoice):
         return Evidence(num_images=len(data))
@@ -143,6 +147,21 @@ def gather(
         return Evidence(num_images=len(data), features_ND=features_ND)
     score = score_of(method)
     if isinstance(score, LabelFreeScore):
-        return Evidence(num_images=len(data), scores_N=rate(score, proxy, data, config))
-    assert meter is not None
-    return Evidence(num_images=len(data), scores_N=meter.scores())
+        scores_N = rate(score, proxy, data, config)
+    else:
+        assert score is not None
+        assert meter is not None
+        scores_N = meter.scores()
+    return Evidence(num_images=len(data), scores_N=_checked(scores_N, score.name, len(data)))
+
+
+def _checked(scores_N: FloatArray, name: str, num_images: int) -> FloatArray:
+    """Take a score's word, which may be a user's own, for float32 [N]; ranking turns signs, which not all types bear.
+
+    Raises:
+        SelectionError: it is not one number an image.
+    """
+    if np.shape(scores_N) != (num_images,):
+        raise SelectionError(f"{name}: got scores {list(np.shape(scores_N))}; must be [{num_images}], one an image")
+    checked_N: FloatArray = np.asarray(scores_N, dtype=np.float32)
+    return checked_N

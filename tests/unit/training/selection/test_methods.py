@@ -113,6 +113,30 @@ def test_an_own_label_using_score_goes_into_core_sets_and_strata() -> None:
         find_active_method("twice_forgotten")
 
 
+@pytest.mark.usefixtures("_own_scores")
+def test_an_own_score_of_another_type_ranks_the_same() -> None:
+    # Turned round as they are, 0 would be the smallest of unsigned numbers, and truths can't be turned at all.
+    register_score(LabelFreeScore(name="steps", rate=lambda p_NK: (p_NK[:, 1] * 200).astype(np.uint8)))
+    register_score(LabelFreeScore(name="is_two", rate=lambda p_NK: p_NK[:, 1] > 0.9))  # type: ignore[arg-type, return-value]
+    data = pixel_images([[0, 0], [255, 0], [0, 255]])
+    for name in ("steps", "is_two"):
+        core_set = select_core_set(CoreSetConfig(score=name, fraction=0.34), data, StubTrainer())
+        assert core_set.subset.ids == (102,)
+
+
+@pytest.mark.usefixtures("_own_scores")
+@pytest.mark.parametrize("columns", [slice(1, 2), slice(None)])
+def test_an_own_score_must_be_one_number_an_image(columns: slice) -> None:
+    register_score(LabelFreeScore(name="wide", rate=lambda p_NK: p_NK[:, columns]))
+    data = pixel_images([[0, 0], [255, 0], [0, 255]])
+    for config in (CoreSetConfig(score="wide"), CoreSetConfig(score="ccs", ccs=Ccs(base="wide"))):
+        with pytest.raises(SelectionError, match=r"^wide: got scores \[3, \d\]; must be \[3\], one an image$"):
+            select_core_set(config, data, StubTrainer())
+    register_score(LabelFreeScore(name="short", rate=lambda p_NK: p_NK[1:, 0]))
+    with pytest.raises(SelectionError, match=r"^short: got scores \[2\]; must be \[3\], one an image$"):
+        select_core_set(CoreSetConfig(score="short"), data, StubTrainer())
+
+
 @pytest.mark.parametrize("name", ["margin", "random", "ccs"])
 def test_a_taken_name_is_refused(name: str) -> None:
     with pytest.raises(SelectionError, match=f"^score: '{name}' is taken; must be a new name$"):
