@@ -182,6 +182,10 @@ def test_a_report_of_a_run(command: Command) -> None:
             "--data-schedule: data schedule 'step:2:1': fraction:",
         ),
         (["train", "digits", "--data-schedule", "steps"], "must be one of none, step:FRACTION:SHARE"),
+        (
+            ["train", "digits", "--data-schedule", "cut:2:score=../up"],
+            "score: got '../up'; must be one of least_confid",
+        ),
         (["train", "digits", "--subset", "absent.json"], "absent.json: No such file or directory"),
         (["train", "digits", "--policy-schedule", "absent.txt"], "absent.txt: can't be read"),
         (["train", "digits", "--flatten"], "--flatten: got no --policy-schedule; must have one"),

@@ -21,6 +21,7 @@ from training.run_dir import Input, RunDir
 from training.run_stage import Stage
 from training.selection.active_learning import run_active_learning
 from training.selection.core_set import ranking_scores, select_core_set
+from training.selection.methods import find_core_set_method
 from training.selection.subset import Subset, read_subset, write_subset
 from training.settings import to_json
 
@@ -140,9 +141,11 @@ def rank_images(
     selection = order.config.selection
     if selection is None:
         raise SettingsError(f"data schedule: score {score!r} needs a proxy; selection must not be null")
+    # Before it names a stage.
+    find_core_set_method(score)
     inputs = {"train": material.file("train"), **chosen.inputs}
     settings = _settings(order, material, {"proxy": to_json(selection.proxy), "score": score})
-    with run.stage(f"ranking-{score.lower()}", config=settings, inputs=inputs) as stage:
+    with run.stage(f"ranking-{score}", config=settings, inputs=inputs) as stage:
         if not stage.is_done:
             trainer = _trainer(order, selection, material, stage, listener)
             with cpu_threads(order.config.threads):

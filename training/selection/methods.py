@@ -13,6 +13,7 @@ A score of one's own is a few lines::
 """
 # Shapes: N images of the pool, B rows of a batch, K classes.
 
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeAlias
@@ -138,6 +139,7 @@ ENTROPY = LabelFreeScore(name="entropy", rate=entropy)
 MARGIN = LabelFreeScore(name="margin", rate=margin)
 FORGETTING_EVENTS = LabelUsingScore(name="forgetting_events", make_meter=ForgettingMeter)
 
+_NAME = re.compile(r"[a-z0-9][a-z0-9_-]*")
 _SCORES: dict[str, Score] = {score.name: score for score in (LEAST_CONFIDENCE, ENTROPY, MARGIN, FORGETTING_EVENTS)}
 _METHODS: tuple[KCenter | Ccs | RandomChoice, ...] = (KCenter(), Ccs(), RandomChoice())
 
@@ -146,8 +148,10 @@ def register_score(score: Score) -> None:
     """Make a score known by its name, to the command line too.
 
     Raises:
-        SelectionError: the name is taken.
+        SelectionError: the name is taken, or none that a command line and a folder take.
     """
+    if _NAME.fullmatch(score.name) is None:
+        raise SelectionError(f"score: got {score.name!r}; must be lower-case letters, digits, - and _")
     if score.name in method_names():
         raise SelectionError(f"score: {score.name!r} is taken; must be a new name")
     _SCORES[score.name] = score

@@ -137,6 +137,12 @@ def test_an_own_score_must_be_one_number_an_image(columns: slice) -> None:
         select_core_set(CoreSetConfig(score="short"), data, StubTrainer())
 
 
+@pytest.mark.parametrize("name", ["", "Second", "a:b", "../up", "a b"])
+def test_a_name_that_no_folder_or_schedule_takes_is_refused(name: str) -> None:
+    with pytest.raises(SelectionError, match=re.escape(f"score: got {name!r}; must be lower-case letters, digits, -")):
+        register_score(LabelFreeScore(name=name, rate=lambda probabilities_NK: probabilities_NK[:, 0]))
+
+
 @pytest.mark.parametrize("name", ["margin", "random", "ccs"])
 def test_a_taken_name_is_refused(name: str) -> None:
     with pytest.raises(SelectionError, match=f"^score: '{name}' is taken; must be a new name$"):
