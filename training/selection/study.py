@@ -35,6 +35,8 @@ class CurvePoint:
             raise ValueError(f"subset_size: got {self.subset_size}; must be at least 1")
         if not self.accuracies or not all(0 <= accuracy <= 1 for accuracy in self.accuracies):
             raise ValueError(f"accuracies: got {self.accuracies}; must be at least one, all in 0..1")
+        if not all(0 <= seconds < math.inf for seconds in self.selection_s):
+            raise ValueError(f"selection_s: got {self.selection_s}; must be at least 0 and finite")
 
     @property
     def mean(self) -> float:

@@ -70,6 +70,9 @@ def test_points_by_hand() -> None:
         CurvePoint(subset_size=1, accuracies=(93.0,))
     with pytest.raises(ValueError, match=r"^accuracies: got \(\); must be at least one"):
         CurvePoint(subset_size=1, accuracies=())
+    for seconds in (float("nan"), float("inf"), -1.0):
+        with pytest.raises(ValueError, match=rf"^selection_s: got \(3\.0, {seconds}\); must be at least 0 and finite$"):
+            CurvePoint(subset_size=1, accuracies=(0.5,), selection_s=(3.0, seconds))
     with pytest.raises(ValueError, match=r"^subset_size: got 0; must be at least 1$"):
         CurvePoint(subset_size=0, accuracies=(0.5,))
     with pytest.raises(ValueError, match=r"^points: got sizes \[500, 500\]; must be at least one, rising$"):
