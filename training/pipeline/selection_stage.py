@@ -20,12 +20,14 @@ from training.pipeline.order import Order
 from training.run_dir import Input, RunDir
 from training.run_stage import Stage
 from training.selection.active_learning import run_active_learning
-from training.selection.core_set import ranking_scores, select_core_set
+from training.selection.core_set import rank_all, select_core_set
 from training.selection.methods import find_core_set_method
 from training.selection.subset import Subset, read_subset, write_subset
 from training.settings import to_json
 
 STAGE = "selection"
+RANKING = "ranking-"
+"""Begins the name of a ranking's stage; the score's name ends it."""
 SUBSET_FILE = "subset.json"
 SCORES_FILE = "scores.safetensors"
 
@@ -145,13 +147,14 @@ def rank_images(
     find_core_set_method(score)
     inputs = {"train": material.file("train"), **chosen.inputs}
     settings = _settings(order, material, {"proxy": to_json(selection.proxy), "score": score})
-    with run.stage(f"ranking-{score}", config=settings, inputs=inputs) as stage:
+    with run.stage(f"{RANKING}{score}", config=settings, inputs=inputs) as stage:
         if not stage.is_done:
             trainer = _trainer(order, selection, material, stage, listener)
             with cpu_threads(order.config.threads):
-                scores_N = ranking_scores(score, chosen.rows, trainer, seed=order.config.seed)
+                ranking = rank_all(score, chosen.rows, trainer, seed=order.config.seed)
+            scores_N = ranking.ranking_scores(chosen.rows)
             save_file({"ids": chosen.rows.ids_B, "scores": scores_N}, stage.path / SCORES_FILE)
-            stage.finish({"score": score, "images": len(chosen.rows)})
+            stage.finish(describe_subset(ranking, len(chosen.rows)))
             listener.tell(f"ranking: {len(chosen.rows):,} images by {score}")
         return stage.path / SCORES_FILE
 

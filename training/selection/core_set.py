@@ -135,6 +135,20 @@ def select_core_sets(
 def ranking_scores(
     name: str, data: LabelledImages, trainer: ProxyTrainer, *, class_balance: bool = False, seed: int = 0
 ) -> FloatArray:
+    """Rank a whole data set as :func:`rank_all` does.
+
+    Returns:
+        float32 [N], higher is kept first: N for the most wanted image down to 1, no two alike.
+
+    Raises:
+        SelectionError: the method is not known or does not rank all.
+    """
+    return rank_all(name, data, trainer, class_balance=class_balance, seed=seed).ranking_scores(data)
+
+
+def rank_all(
+    name: str, data: LabelledImages, trainer: ProxyTrainer, *, class_balance: bool = False, seed: int = 0
+) -> Subset:
     """Rank a whole data set by a method, to order a data schedule in place of chance.
 
     Args:
@@ -146,13 +160,13 @@ def ranking_scores(
         seed: of the proxy, and of ties.
 
     Returns:
-        float32 [N], higher is kept first: N for the most wanted image down to 1, no two alike.
+        a subset of all, most wanted first, with what the ranking cost.
 
     Raises:
         SelectionError: the method is not known or does not rank all.
     """
     config = CoreSetConfig(score=name, fraction=1.0, class_balance=class_balance, seed=seed)
-    return select_core_set(config, data, trainer).subset.ranking_scores(data)
+    return select_core_set(config, data, trainer).subset
 
 
 def same_steps_epochs(epochs: int, *, num_images: int, subset_size: int, batch_size: int) -> int:
@@ -171,6 +185,13 @@ def same_steps_epochs(epochs: int, *, num_images: int, subset_size: int, batch_s
     return max(1, int(steps / math.ceil(subset_size / batch_size) + 0.5))
 
 
+def _check_size(config: CoreSetConfig, num_images: int) -> None:
+    """Refuse before a proxy is trained what its scores can't change; by class, the classes' sizes decide."""
+    method = config.method
+    if isinstance(method, Ccs) and not config.class_balance:
+        check_size(subset_size(num_images, config.fraction), num_images, method.hard_share)
+
+
 def _train(methods: Sequence[CoreSetMethod], data: LabelledImages, trainer: ProxyTrainer, seed: int) -> _ProxyRun:
     scores = [score_of(method) for method in methods]
     meters = {score.name: score.make_meter(data.ids_B) for score in scores if isinstance(score, LabelUsingScore)}
@@ -185,13 +206,6 @@ def _select(config: CoreSetConfig, data: LabelledImages, trainer: ProxyTrainer, 
     method = config.method
     # Another config of the same call may have needed a proxy; this one must not be charged for it.
     proxy = None if isinstance(method, RandomChoice) else run.proxy
-def _check_size(config: CoreSetConfig, num_images: int) -> None:
-    """Refuse before a proxy is trained what its scores can't change; by class, the classes' sizes decide."""
-    method = config.method
-    if isinstance(method, Ccs) and not config.class_balance:
-        check_size(subset_size(num_images, config.fraction), num_images, method.hard_share)
-
-
     score = score_of(method)
     stopwatch = Stopwatch()
     evidence = gather(method, proxy, data, config.scoring, meter=run.meters.get(score.name) if score else None)

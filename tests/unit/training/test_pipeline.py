@@ -28,6 +28,8 @@ from training.pipeline.member_stage import read_facts
 from training.pipeline.order import Order
 from training.pipeline.parts import read_images, read_parts
 from training.pipeline.running import read_run_file, run_all, search_only, select_only, train_only
+from training.report.contents import read_contents
+from training.report.sections.data_schedule import data_schedule_section
 from training.run_dir import RunDir
 from training.selection.active_learning import ActiveLearningConfig
 from training.selection.subset import read_subset
@@ -292,6 +294,14 @@ def test_a_data_schedule_by_score_is_ranked_by_the_proxy(tmp_path: Path) -> None
     assert "ranking" not in trained[1].record.inputs
     scores = load_file(tmp_path / "ranking-entropy" / "scores.safetensors")
     assert np.array_equal(scores["ids"], read_images(tmp_path / "data" / "train.safetensors").ids_B)
+    # 200 images, as often as the proxy has epochs, which the report names beside what the schedule saved.
+    evaluations = 200 * config.selection.proxy.loop.epochs if config.selection is not None else 0
+    ranked = RunDir(tmp_path).find("ranking-entropy").record.result
+    assert isinstance(ranked, dict)
+    assert ranked["evaluations"] == evaluations
+    section = data_schedule_section(read_contents(tmp_path))
+    assert section is not None
+    assert f"{evaluations:,} by the proxy of the ranking by entropy" in str(section.body)
     memory = Memory()
     run_all(order(tmp_path, config), memory)
     assert memory.begun == []

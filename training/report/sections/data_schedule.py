@@ -9,6 +9,7 @@ from cascade_serve.core.cost import format_flops
 from training.data_schedule.config import format_data_schedule
 from training.member_job import MemberFacts
 from training.pipeline.policy_stage import STAGE as POLICY
+from training.pipeline.selection_stage import RANKING
 from training.pipeline.selection_stage import STAGE as SELECTION
 from training.report.contents import Member, RunContents
 from training.report.markup import Markup, code, join, numbers, paragraph, table, words
@@ -76,14 +77,17 @@ def _row(contents: RunContents, member: Member, found: MemberFacts, *, has_filte
 def _spent(contents: RunContents) -> Markup:
     """Say what choosing and searching took of evaluations, which the savings don't count."""
     spent = []
+    rankings = [name for name in contents.stages if name.startswith(RANKING)]
     for name, key, what in (
         (SELECTION, "evaluations", "by the proxy of the selection"),
+        *((name, "evaluations", f"by the proxy of the ranking by {name.removeprefix(RANKING)}") for name in rankings),
         (POLICY, "search_evaluations", "in the search for a policy"),
     ):
         stage = contents.done(name)
         if stage is not None and contents.is_read_by_members(name):
             result: Any = stage.record.result
-            spent.append(f"{result[key]:,} {what}")
+            # Earlier versions did not say what a ranking took.
+            spent += [f"{result[key]:,} {what}"] if key in result else []
     if not spent:
         return join([])
     return paragraph(
