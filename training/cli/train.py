@@ -58,7 +58,8 @@ def train(
         typer.Option(
             metavar="SCHEDULE",
             help="Which part of the data each epoch trains on: none, step:FRACTION:SHARE, increment:FRACTION,"
-            " cut:CUTS[:MODE] or infobatch. \\[default: the recipe's]",
+            " cut:CUTS[:MODE] or infobatch; the first three with :score=NAME put a selection score in place of chance."
+            " \\[default: the recipe's]",
             rich_help_panel=_MEMBERS,
         ),
     ] = None,
