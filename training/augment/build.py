@@ -14,6 +14,7 @@ from training.augment.crops import crop_and_flip, cut_out_randomly, draw_flips, 
 from training.augment.policies import FlattenedPolicies, ScheduledPolicies
 from training.augment.policy import Policy, PolicySchedule, Segment
 from training.augment.sending import send
+from training.errors import AugmentError
 
 
 def make_augmentation(config: AugmentConfig, fill: Sequence[int]) -> Augmentation:
@@ -24,9 +25,8 @@ def make_augmentation(config: AugmentConfig, fill: Sequence[int]) -> Augmentatio
         fill: the data set's mean colour, 0..255, one a channel; the configuration's own takes precedence.
 
     Raises:
-        ValueError: a fill is no colour, or has not one value a channel, or a policy meets images of neither 1 nor 3
-            channels.
-        AugmentError: a policy names an op that is not registered.
+        ValueError: the fill is no colour.
+        AugmentError: a policy names an op that is not registered, or meets images of neither 1 nor 3 channels.
     """
     colour = _fill(config, fill)
     return _Augmentation(config=config, fill=colour, policy=_make_policy(config, colour))
@@ -60,7 +60,7 @@ class _Augmentation:
         """Give changed images; the images themselves, where nothing is to be done (see ``Augmentation``).
 
         Raises:
-            ValueError: the images have other channels than the fill, or are too small for the padding.
+            AugmentError: the images have other channels than the fill, or are too small for the padding.
         """
         self._check(images_BCHW)
         if self.policy is not None:
@@ -78,11 +78,11 @@ class _Augmentation:
     def _check(self, images_BCHW: Tensor) -> None:
         _, channels, height, width = images_BCHW.shape
         if channels != len(self.fill):
-            raise ValueError(
+            raise AugmentError(
                 f"fill: got {len(self.fill)} values; must be one for each of the images' {channels} channels"
             )
         if self.config.pad_mode == "reflect" and self.config.pad_px >= min(height, width):
-            raise ValueError(
+            raise AugmentError(
                 f"pad_px: got {self.config.pad_px}; must be under {min(height, width)} to reflect images of"
                 f" {height} x {width} pixels"
             )
@@ -111,4 +111,4 @@ def _fill(config: AugmentConfig, fill: Sequence[int]) -> tuple[int, ...]:
 
 def _check_channels(fill: tuple[int, ...]) -> None:
     if len(fill) not in {1, 3}:
-        raise ValueError(f"fill: got {len(fill)} channels; policies change images of 1 or 3 channels")
+        raise AugmentError(f"fill: got {len(fill)} channels; policies change images of 1 or 3 channels")

@@ -137,13 +137,13 @@ def test_a_configuration_that_makes_no_sense_is_refused(changes: dict[str, Any],
 
 
 def test_images_that_do_not_fit_are_refused() -> None:
-    with pytest.raises(ValueError, match="fill: got 3 values; must be one for each of the images' 1 channels"):
+    with pytest.raises(AugmentError, match="fill: got 3 values; must be one for each of the images' 1 channels"):
         _run(make_augmentation(AugmentConfig(), (0, 0, 0)), random_images(2, 1))
-    with pytest.raises(ValueError, match="pad_px: got 8; must be under 8 to reflect images of 9 x 8 pixels"):
+    with pytest.raises(AugmentError, match="pad_px: got 8; must be under 8 to reflect images of 9 x 8 pixels"):
         _run(make_augmentation(AugmentConfig(pad_px=8), (0,)), random_images(2, 1, height=9, width=8))
-    with pytest.raises(ValueError, match="fill: got 2 channels; policies change images of 1 or 3 channels"):
+    with pytest.raises(AugmentError, match="fill: got 2 channels; policies change images of 1 or 3 channels"):
         make_augmentation(AugmentConfig(policy=PolicyKind.RANDAUGMENT), (0, 0))
-    with pytest.raises(ValueError, match="fill: got 2 channels; policies change images of 1 or 3 channels"):
+    with pytest.raises(AugmentError, match="fill: got 2 channels; policies change images of 1 or 3 channels"):
         policy_augmentation(_INVERT, AugmentConfig(), (0, 0))
     with pytest.raises(AugmentError, match="op: got 'Swirl'"):
         policy_augmentation((PolicyEntry(op="Swirl"),), AugmentConfig(), (0,))
