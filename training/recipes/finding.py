@@ -6,6 +6,7 @@ import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from importlib import import_module
+from inspect import isfunction
 from pathlib import Path
 from types import MappingProxyType, ModuleType
 
@@ -41,7 +42,7 @@ def find_recipe(text: str) -> Recipe:
 
     Args:
         text: one of :func:`recipe_names`, ``path/to/file.py:function`` or ``module:function``. A file is run, so it
-            must be one that you trust.
+            must be one that you trust; it may import its neighbours. A module may lie in the working directory.
 
     Raises:
         RecipeError: there is none, or its file or module can't be loaded.
@@ -57,7 +58,7 @@ def find_recipe(text: str) -> Recipe:
     module = _load_file(Path(home)) if home.endswith(".py") else _load_module(home)
     found: Recipe | None = getattr(module, name, None)
     if not callable(found):
-        functions = [key for key, value in vars(module).items() if callable(value) and not key.startswith("_")]
+        functions = [key for key, value in vars(module).items() if _is_own(value, module) and not key.startswith("_")]
         close = difflib.get_close_matches(name, functions) or functions[:5]
         known = f"it has: {', '.join(close) or 'none'}"
         raise RecipeError(f"recipe: got {text!r}; {home} has no function {name!r}; {known}")
@@ -85,12 +86,18 @@ def make_config(recipe: Recipe, text: str, *, device: str, seed: int) -> RunConf
     return config
 
 
+def _is_own(value: object, module: ModuleType) -> bool:
+    """Tell a module's functions from what it imports."""
+    return isfunction(value) and value.__module__ == module.__name__
+
+
 def _load_file(path: Path) -> ModuleType:
     name = f"cascade_train_recipe_{path.stem}"
     spec = importlib.util.spec_from_file_location(name, path)
     if spec is None or spec.loader is None or not path.is_file():
         raise RecipeError(f"recipe: {path}: no such file")
     module = importlib.util.module_from_spec(spec)
+    _import_from_too(path.parent)
     # Dataclasses look their module up by name.
     sys.modules[name] = module
     with _telling(str(path)):
@@ -99,8 +106,16 @@ def _load_file(path: Path) -> ModuleType:
 
 
 def _load_module(name: str) -> ModuleType:
+    _import_from_too(Path())
     with _telling(name):
         return import_module(name)
+
+
+def _import_from_too(folder: Path) -> None:
+    """Import from a folder what is found nowhere else, for good: a recipe may import when it is called, too."""
+    entry = str(folder.resolve())
+    if entry not in sys.path:
+        sys.path.append(entry)
 
 
 @contextmanager

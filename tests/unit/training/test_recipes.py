@@ -1,5 +1,6 @@
 """Recipes: each gives a whole, sound configuration; users' own are found in files and modules."""
 
+import sys
 from itertools import pairwise
 from pathlib import Path
 
@@ -50,6 +51,21 @@ def test_a_file_of_ones_own() -> None:
     config = make_config(find_recipe(text), text, device="cpu", seed=4)
     assert [member.name for member in config.members] == ["xs", "s"]
     assert config.seed == 4
+
+
+@pytest.mark.parametrize("text", ["{folder}/mine_beside.py:mine", "mine_beside:mine"])
+def test_a_recipe_of_ones_own_may_have_neighbours(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str) -> None:
+    (tmp_path / "set_beside.py").write_text("from training.recipes.digits import digits\n")
+    # One import at once, and one only when the recipe is called.
+    (tmp_path / "mine_beside.py").write_text(
+        "import set_beside\ndef mine(**words):\n    from set_beside import digits\n    return digits(**words)\n"
+    )
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    for name in ("mine_beside", "set_beside"):
+        monkeypatch.delitem(sys.modules, name, raising=False)
+    monkeypatch.chdir(tmp_path)
+    config = make_config(find_recipe(text.format(folder=tmp_path)), "mine", device="cpu", seed=0)
+    assert config.task == "digits"
 
 
 def test_a_module_of_ones_own() -> None:
@@ -103,6 +119,13 @@ def test_a_file_that_is_no_python(tmp_path: Path) -> None:
     file.write_text("def f(:\n")
     with pytest.raises(RecipeError, match=r"broken\.py can't be loaded: SyntaxError"):
         find_recipe(f"{file}:f")
+
+
+def test_the_functions_that_a_file_has_are_named_and_not_what_it_imports(tmp_path: Path) -> None:
+    file = tmp_path / "mine.py"
+    file.write_text("from training.recipes.digits import digits\nclass Thin: ...\ndef birds(**words): ...\n")
+    with pytest.raises(RecipeError, match=r"mine\.py has no function 'zebra'; it has: birds$"):
+        find_recipe(f"{file}:zebra")
 
 
 def test_a_function_that_is_no_recipe() -> None:
