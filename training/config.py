@@ -6,6 +6,7 @@ from model_zoo.errors import CardError
 from model_zoo.store import check_name
 from training.data.sources import SourceField
 from training.data.splits import SplitConfig
+from training.energy import check_country
 from training.members import MemberConfig
 from training.policy_search.config import PolicySearchConfig
 from training.selection.active_learning import ActiveLearningConfig
@@ -78,6 +79,8 @@ class RunConfig:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ValueError(f"{name}: got {value}; must be at least 1")
+        if self.energy_country is not None:
+            check_country(self.energy_country)
         for should, settings in (("should_select", "selection"), ("should_search", "policy_search")):
             if getattr(self, should) and getattr(self, settings) is None:
                 raise ValueError(f"{should}: got true; must be false where {settings} is null")

@@ -69,6 +69,16 @@ class NoMeter:
         """Do nothing."""
 
 
+def check_country(country: str) -> None:
+    """Refuse what is no ISO 3166-1 alpha-3 code.
+
+    Raises:
+        ValueError: it isn't three capitals.
+    """
+    if len(country) != 3 or not country.isascii() or not country.isalpha() or not country.isupper():
+        raise ValueError(f"country: got {country!r}; must be three capitals (ISO 3166-1 alpha-3), such as 'FRA'")
+
+
 class CodecarbonMeter:
     """Codecarbon's offline tracker: no network, no files, no log.
 
@@ -78,8 +88,7 @@ class CodecarbonMeter:
     """
 
     def __init__(self, country: str, *, sample_every_s: float = 5.0) -> None:
-        if len(country) != 3 or not country.isascii() or not country.isalpha() or not country.isupper():
-            raise ValueError(f"country: got {country!r}; must be three capitals (ISO 3166-1 alpha-3), such as 'FRA'")
+        check_country(country)
         if not 0 < sample_every_s < float("inf"):
             raise ValueError(f"sample_every_s: got {sample_every_s}; must be above 0 and finite")
         self._country = country
