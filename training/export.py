@@ -9,14 +9,14 @@ from cascade_serve.zoo import Addition, Descent, TorchModel, add_member
 from model_zoo.card import Card, TrainingCard
 from model_zoo.errors import CardError
 from model_zoo.store import CARD_FILE, check_free, read_member
-from training.data.images import LabelledImages, write_image_folder
+from training.data.images import write_image_folder
 from training.errors import MemberExportError, RunDirError
 from training.files import file_sha256, write_whole
 from training.member_job import WEIGHTS_FILE, MemberFacts
 from training.pipeline.data_stage import STAGE as DATA_STAGE
 from training.pipeline.listening import Listener
 from training.pipeline.member_stage import read_facts
-from training.pipeline.parts import read_images
+from training.pipeline.parts import check_exportable, read_images
 from training.pipeline.running import read_run_file
 from training.run_dir import RunDir
 from training.run_stage import FinishedStage
@@ -84,19 +84,10 @@ def _write_images(run: RunDir, listener: Listener) -> Path:
             listener.begin("writing calibration and test images", None)
             for part, file in files.items():
                 rows = read_images(file)
-                _check_classes(rows, part)
+                check_exportable(rows, part)
                 write_image_folder(rows, stage.path / part)
             stage.finish()
         return stage.path
-
-
-def _check_classes(rows: LabelledImages, part: str) -> None:
-    missing = [name for label, name in enumerate(rows.classes) if label not in rows.labels_B]
-    if missing:
-        raise MemberExportError(
-            f"{part}: got no image of {len(missing)} classes, such as {missing[0]!r}; must be at least one of each:"
-            f" make splits.{part} larger"
-        )
 
 
 def _export(name: str, member: FinishedStage, task_path: Path, calibration: Path, listener: Listener) -> None:

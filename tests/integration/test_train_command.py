@@ -244,6 +244,15 @@ def test_a_zoo_that_is_taken_is_told_of_before_the_training(command: Command) ->
     assert "xs: exists already; choose another name" in complaints
 
 
+@pytest.mark.parametrize("name", ["run", "train"])
+def test_a_class_without_calibration_images_is_told_of_before_the_training(command: Command, name: str) -> None:
+    code, printed, complaints = command(name, PLAIN, "--zoo", "zoo", "--set", "splits.calibration=5")
+    assert code == 2
+    assert "calibration: got no image of" in complaints
+    assert printed.count("\n") == 1
+    assert printed.startswith("data: ")
+
+
 def test_a_folder_in_use(command: Command) -> None:
     with RunDir(Path("run")):
         code, _, complaints = command("train", PLAIN, "--out", "run")

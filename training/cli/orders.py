@@ -27,6 +27,7 @@ def make_order(
     seed: int,
     settings: Sequence[str] | None,
     address: str | None = None,
+    zoo: Path | None = None,
 ) -> Order:
     """Look up the recipe, apply the settings, and check what can be checked before any work.
 
@@ -40,7 +41,15 @@ def make_order(
     if address is not None:
         config = _on_address(config, address)
     folder = out or RUNS / recipe.rpartition(":")[2]
-    return Order(recipe=recipe, config=config, settings=typed, data=data, out=folder, address=address)
+    return Order(
+        recipe=recipe,
+        config=config,
+        settings=typed,
+        data=data,
+        out=folder,
+        address=address,
+        should_export=zoo is not None,
+    )
 
 
 def with_data_schedule(order: Order, text: str) -> Order:

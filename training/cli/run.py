@@ -35,7 +35,9 @@ def run(
     from training.cli.orders import check_target, finish, make_order
     from training.pipeline.running import run_all
 
-    order = make_order(recipe, data=data, out=out, device=device, seed=seed, settings=settings, address=address)
+    order = make_order(
+        recipe, data=data, out=out, device=device, seed=seed, settings=settings, address=address, zoo=zoo
+    )
     check_target(order, zoo)
     with listening() as listener:
         run_all(order, listener)

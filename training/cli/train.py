@@ -75,7 +75,9 @@ def train(
     from training.cli.orders import check_target, finish, make_order, with_data_schedule
     from training.pipeline.running import train_only
 
-    order = make_order(recipe, data=data, out=out, device=device, seed=seed, settings=settings, address=address)
+    order = make_order(
+        recipe, data=data, out=out, device=device, seed=seed, settings=settings, address=address, zoo=zoo
+    )
     if data_schedule is not None:
         order = with_data_schedule(order, data_schedule)
     check_target(order, zoo)

@@ -11,13 +11,15 @@ from training.data.file_list import files_sha256
 from training.data.images import LabelledImages
 from training.data.splits import record_splits, split
 from training.data.statistics import channel_statistics
+from training.errors import DataError
 from training.pipeline.listening import Listener
 from training.pipeline.order import Order
-from training.pipeline.parts import Parts, read_facts, read_parts, write_parts
+from training.pipeline.parts import Parts, check_exportable, read_facts, read_parts, write_parts
 from training.run_dir import Input, RunDir
 from training.settings import to_json
 
 STAGE = "data"
+_EXPORTED_PARTS = ("calibration", "test")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -51,7 +53,8 @@ def prepare_data(run: RunDir, order: Order, listener: Listener) -> Material:
         listener: hears of progress.
 
     Raises:
-        DataError: the images can't be read or split.
+        DataError: the images can't be read or split, or are all of one class.
+        MemberExportError: members are to go to a zoo, and calibration or test lacks a class.
         RunDirError: the folder is at fault.
     """
     config = order.config
@@ -60,6 +63,7 @@ def prepare_data(run: RunDir, order: Order, listener: Listener) -> Material:
         is_new = not stage.is_done
         if is_new:
             data = in_name_order(config.source.load(order.data, progress=_Loading(listener)))
+            _check_classes(data)
             by_name = split(data, config.splits)
             statistics = channel_statistics(by_name["train"].images_BHWC)
             write_parts(by_name, record_splits(data, config.splits, by_name), statistics, data, stage.path)
@@ -69,7 +73,16 @@ def prepare_data(run: RunDir, order: Order, listener: Listener) -> Material:
         else:
             parts = read_parts(stage.path)
         listener.tell(f"data: {parts.sizes}{'' if is_new else ' (as before)'}")
+        if order.should_export:
+            for part in _EXPORTED_PARTS:
+                check_exportable(parts.by_name[part], part)
         return Material(parts=parts, folder=stage.path)
+
+
+def _check_classes(data: DataSet) -> None:
+    classes = data.train.classes
+    if len(classes) < 2:
+        raise DataError(f"classes: got {len(classes)}, {', '.join(classes)}; must be at least 2")
 
 
 def in_name_order(data: DataSet) -> DataSet:

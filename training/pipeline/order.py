@@ -24,6 +24,7 @@ class Order:
         data: folder or archive of the images; None for sources that need no files.
         out: the run's folder.
         address: Ray cluster that members train on; None trains them here.
+        should_export: the members go to a zoo in the end, so what would keep them out is told before they are trained.
     """
 
     recipe: str
@@ -32,6 +33,7 @@ class Order:
     data: Path | None = None
     out: Path
     address: str | None = None
+    should_export: bool = False
 
     def command(self, verb: str) -> str:
         """Give the line to type for another command on the same recipe, data and device."""

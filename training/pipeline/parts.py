@@ -15,7 +15,7 @@ from training.data.data_set import DataSet
 from training.data.images import LabelledImages
 from training.data.splits import PARTS, Splits, write_splits
 from training.data.statistics import ChannelStatistics
-from training.errors import DataError
+from training.errors import DataError, MemberExportError
 from training.files import write_whole
 from training.inputs import Normalisation
 
@@ -100,6 +100,20 @@ def read_facts(folder: Path) -> dict[str, Any]:
     except ValueError as error:
         raise DataError(f"{file}: is damaged: {error}") from error
     return facts
+
+
+def check_exportable(rows: LabelledImages, part: str) -> None:
+    """Refuse a part that a zoo's member can't be calibrated or judged on.
+
+    Raises:
+        MemberExportError: it lacks a class.
+    """
+    missing = [name for label, name in enumerate(rows.classes) if label not in rows.labels_B]
+    if missing:
+        raise MemberExportError(
+            f"{part}: got no image of {len(missing)} classes, such as {missing[0]!r}; must be at least one of each:"
+            f" make splits.{part} larger"
+        )
 
 
 def write_images(data: LabelledImages, path: Path) -> None:

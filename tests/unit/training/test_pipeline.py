@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -349,6 +350,13 @@ def test_files_left_out_are_listed(tmp_path: Path, folder: Path) -> None:
     assert any(line.startswith("data: 1 files left out, such as") for line in memory.told)
     facts = json.loads((tmp_path / "run" / "data" / "data.json").read_text())
     assert [file["path"] for file in facts["skipped"]] == [str(broken.relative_to(folder))]
+
+
+def test_images_of_a_single_class_are_refused(tmp_path: Path, folder: Path) -> None:
+    for name in ("1", "2"):
+        shutil.rmtree(folder / name)
+    with pytest.raises(DataError, match="classes: got 1, 0; must be at least 2"):
+        run_all(order(tmp_path / "run", of_folder(), folder), Memory())
 
 
 def test_classes_come_in_the_order_of_their_names() -> None:
