@@ -171,9 +171,8 @@ class _Exported:
 
     def _read(self) -> dict[str, str]:
         try:
-            content = json.loads(self._path.read_bytes())
+            return dict(json.loads(self._path.read_bytes()))
         except FileNotFoundError:
             return {}
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, TypeError) as error:
             raise RunDirError(f"{self._path}: can't be read: {error}") from error
-        return dict(content)

@@ -16,7 +16,7 @@ from model_zoo.image_folder import scan_image_folder
 from model_zoo.store import read_calibration, read_member
 from training.config import RunConfig
 from training.errors import MemberExportError, RunDirError
-from training.export import export_run
+from training.export import check_zoo, export_run
 from training.pipeline.member_stage import read_facts
 from training.pipeline.order import Order
 from training.pipeline.running import run_all, select_only, train_only
@@ -118,6 +118,16 @@ def test_members_that_are_not_trained_yet(run_dir: Path, tmp_path: Path) -> None
     (tmp_path / "run.json").write_text(json.dumps(content))
     with pytest.raises(RunDirError, match=r"member-xs.*done\.json: absent: the stage is not finished"):
         export_run(tmp_path, tmp_path / "zoo", Memory())
+
+
+@pytest.mark.parametrize("content", ["{", "[1]", "3"])
+def test_a_damaged_list_of_exports_is_named(tmp_path: Path, content: str) -> None:
+    (tmp_path / "exports.json").write_text(content)
+    taken = tmp_path / "zoo" / "digits" / "xs"
+    taken.mkdir(parents=True)
+    (taken / "card.json").write_text("{}")
+    with pytest.raises(RunDirError, match=r"exports\.json: can't be read: "):
+        check_zoo(tmp_path, tmp_path / "zoo", "digits", ["xs"])
 
 
 def test_a_class_without_calibration_images(tmp_path: Path) -> None:
