@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Self
 
-from cascade_serve.core.combine import Combine
+from cascade_serve.core.combine import LEAST_TEMPERATURE, Combine
 from cascade_serve.core.confidence import Confidence
 from cascade_serve.core.cost import Cost
 from cascade_serve.errors import NotFoundError, PlanError
@@ -53,7 +53,7 @@ class Member:
     Attributes:
         name: its name in the zoo and in the bundle, where a folder is called so.
         flops: per image, two a multiply-add.
-        temperature: its logits are divided by this, above 0.
+        temperature: its logits are divided by this, at least ``LEAST_TEMPERATURE``.
         precision: of its weights and arithmetic, such as ``fp32``.
         seconds: its profile, batch size → seconds per image; None where it has none.
         files: path within the bundle's ``members/<name>/`` to sha256 (hex).
@@ -69,9 +69,12 @@ class Member:
     def __post_init__(self) -> None:
         if self.name in ("", ".", "..") or any(character in self.name for character in "/\\\0"):
             raise PlanError(f"member name: got {self.name!r}; must be a folder's name, without / and \\")
-        if self.flops < 1 or not (self.temperature > 0 and math.isfinite(self.temperature)):
+        if self.flops < 1:
+            raise PlanError(f"member {self.name!r}, flops: got {self.flops}; must be at least 1")
+        if not (self.temperature >= LEAST_TEMPERATURE and math.isfinite(self.temperature)):
             raise PlanError(
-                f"member {self.name!r}: got {self.flops} FLOPs, temperature {self.temperature}; both must be above 0"
+                f"member {self.name!r}, temperature: got {self.temperature};"
+                f" must be finite and at least {LEAST_TEMPERATURE:g}"
             )
         for batch_size, seconds in (self.seconds or {}).items():
             if batch_size < 1 or not (seconds > 0 and math.isfinite(seconds)):

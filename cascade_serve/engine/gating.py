@@ -1,12 +1,13 @@
 """At the end of a stage: which rows exit, defer or fail, and what they would leave with."""
 # Shapes: B rows at one gate, R slots, S stages, K classes, M members.
 
+from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
 
 from cascade_serve.core.arrays import BoolArray, Float64Array, FloatArray
-from cascade_serve.core.combine import combine_stages, is_usable, member_score
+from cascade_serve.core.combine import are_usable, combine_stages, is_usable, member_score
 from cascade_serve.core.confidence import confidence
 from cascade_serve.core.gate import should_exit
 from cascade_serve.core.plan import Plan
@@ -24,13 +25,13 @@ class Verdicts(NamedTuple):
     Attributes:
         confidence_B: float32 [B]; NaN where the stage's member had no usable answer.
         exits_B: bool [B], the row leaves with its answer.
-        fails_B: bool [B], the row stands at its last stage and no member had a usable answer.
+        fails_B: bool [B], the row stands at its last stage and no member had a usable answer; None where no row does.
         answers: of all rows; those of rows that don't exit are provisional.
     """
 
     confidence_B: FloatArray
     exits_B: BoolArray
-    fails_B: BoolArray
+    fails_B: BoolArray | None
     answers: Answers
 
 
@@ -45,10 +46,20 @@ def score_logits(plan: Plan, member: int, logits_BK: FloatArray) -> tuple[FloatA
     Returns:
         its scores, float32 [B, K], and which rows of them are usable, bool [B].
     """
-    usable_B = is_usable(logits_BK)
-    if not np.logical_and.reduce(usable_B):
+    if are_usable(logits_BK):
+        usable_B = _all_of(len(logits_BK))
+    else:
+        usable_B = is_usable(logits_BK)
         logits_BK = np.where(usable_B[:, None], logits_BK, np.float32(0))
     return member_score(plan.combine, logits_BK, plan.members[member].temperature), usable_B
+
+
+# NOTE: shared by all threads; never to be changed.
+@lru_cache(maxsize=1024)
+def _all_of(rows: int) -> BoolArray:
+    every_B: BoolArray = np.ones(rows, dtype=np.bool_)
+    every_B.flags.writeable = False
+    return every_B
 
 
 def gate(plan: Plan, slab: Slab, rows: Rows, stage: int, *, now_s: float, stage_s_M: Float64Array) -> Verdicts:
@@ -66,9 +77,10 @@ def gate(plan: Plan, slab: Slab, rows: Rows, stage: int, *, now_s: float, stage_
         the verdicts.
     """
     answer_BK, answer_B = _running_answer(plan, slab, rows, stage + 1)
-    has_answer_B = answer_B == answer_B  # noqa: PLR0124 - NaN alone differs from itself
-    spoke_B = slab.usable_RS[rows, stage]
-    confidence_B = answer_B if np.logical_and.reduce(spoke_B) else np.where(spoke_B, answer_B, _NAN)
+    usable_BS = slab.usable_RS[rows, : stage + 1]
+    # Nearly always; a few rows spend most of their time here on numpy's calls, whatever these do.
+    have_all_spoken = bool(np.logical_and.reduce(usable_BS, axis=None))
+    confidence_B = answer_B if have_all_spoken else np.where(usable_BS[:, stage], answer_B, _NAN)
     confident_B = should_exit(confidence_B, slab.threshold_RS[rows, stage])
     is_last_B = slab.last_stage_R[rows] == stage
     leaves_B, forced_B = confident_B | is_last_B, slab.last_reason_R[rows]
@@ -78,12 +90,11 @@ def gate(plan: Plan, slab: Slab, rows: Rows, stage: int, *, now_s: float, stage_
         forced_B = np.where(is_last_B, forced_B, _DEADLINE)
     stage_B = np.empty(len(answer_B), dtype=np.int64)
     stage_B.fill(stage)
-    return Verdicts(
-        confidence_B=confidence_B,
-        exits_B=leaves_B & has_answer_B,
-        fails_B=is_last_B & ~has_answer_B,
-        answers=Answers(answer_BK, answer_B, stage_B, np.where(confident_B, _CONFIDENT, forced_B)),
-    )
+    answers = Answers(answer_BK, answer_B, stage_B, np.where(confident_B, _CONFIDENT, forced_B))
+    if have_all_spoken:
+        return Verdicts(confidence_B, exits_B=leaves_B, fails_B=None, answers=answers)
+    is_silent_B = np.isnan(answer_B)
+    return Verdicts(confidence_B, exits_B=leaves_B & ~is_silent_B, fails_B=is_last_B & is_silent_B, answers=answers)
 
 
 def answer_as_is(plan: Plan, slab: Slab, rows: Rows) -> Answers:

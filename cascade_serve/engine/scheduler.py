@@ -160,7 +160,8 @@ class Scheduler:
         elif leaving := [row for row, does in enumerate(exits) if does]:
             rows = rows_of([gated.slots[row] for row in leaving])
             self._slab.answer(rows, verdicts.answers.of(leaving), now_s)
-        for slot, owner, does_exit, fails in zip(gated.slots, owners, exits, verdicts.fails_B.tolist(), strict=True):
+        failures = repeat(False) if verdicts.fails_B is None else verdicts.fails_B.tolist()
+        for slot, owner, does_exit, fails in zip(gated.slots, owners, exits, failures, strict=False):
             if owner is None or owner.is_closed:
                 continue
             if does_exit:

@@ -134,6 +134,12 @@ class Slab:
         # The answer.
         self.probabilities_RK: FloatArray = np.zeros((num_slots, classes), dtype=np.float32)
         self._answers_R = np.zeros(num_slots, dtype=_ANSWER)
+        # To look a column up takes as long as to write it.
+        self._confidence_R: FloatArray = self._answers_R["confidence"]
+        self._exit_stage_R: IntArray = self._answers_R["exit_stage"]
+        self._exit_reason_R: CodeArray = self._answers_R["exit_reason"]
+        self._answer_flops_R: IntArray = self._answers_R["flops"]
+        self._exited_s_R: Float64Array = self._answers_R["exited_s"]
         self._free = list(range(num_slots - 1, -1, -1))
 
     @property
@@ -186,12 +192,11 @@ class Slab:
     def answer(self, rows: Rows, answers: Answers, now_s: float) -> None:
         """Write down what rows leave with."""
         self.probabilities_RK[rows] = answers.probabilities_BK
-        records_R = self._answers_R
-        records_R["confidence"][rows] = answers.confidence_B
-        records_R["exit_stage"][rows] = answers.exit_stage_B
-        records_R["exit_reason"][rows] = answers.exit_reason_B
-        records_R["flops"][rows] = self.spent_flops_R[rows]
-        records_R["exited_s"][rows] = now_s
+        self._confidence_R[rows] = answers.confidence_B
+        self._exit_stage_R[rows] = answers.exit_stage_B
+        self._exit_reason_R[rows] = answers.exit_reason_B
+        self._answer_flops_R[rows] = self.spent_flops_R[rows]
+        self._exited_s_R[rows] = now_s
 
     def read(self, slots: list[int]) -> RowAnswers:
         """Copy out what rows have left with."""

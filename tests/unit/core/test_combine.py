@@ -8,7 +8,9 @@ import pytest
 from cascade_serve.core.arrays import FloatArray
 from cascade_serve.core.combine import (
     LARGEST_LOGIT,
+    LEAST_TEMPERATURE,
     Combine,
+    are_usable,
     combine_stages,
     include,
     is_usable,
@@ -163,13 +165,20 @@ def test_the_largest_allowed_logits_of_many_members_do_not_overflow(rule: Combin
 
 
 @pytest.mark.parametrize("rule", ALL)
-def test_the_largest_usable_logits_pass_no_range_at_the_least_safe_temperature(rule: Combine) -> None:
-    score_BK = member_score(rule, floats([[LARGEST_LOGIT, -LARGEST_LOGIT, 0.0]]), 1e-7)
+def test_the_largest_usable_logits_pass_no_range_at_the_least_temperature(rule: Combine) -> None:
+    score_BK = member_score(rule, floats([[LARGEST_LOGIT, -LARGEST_LOGIT, 0.0]]), LEAST_TEMPERATURE)
     scaled_BK = floats([[LARGEST_LOGIT / 1e-7, -LARGEST_LOGIT / 1e-7, 0.0]])
     expected_BK = scaled_BK if rule is Combine.MEAN_LOGITS else floats([[1.0, 0.0, 0.0]])
     np.testing.assert_allclose(score_BK, expected_BK, rtol=1e-6)
 
 
-@pytest.mark.parametrize("rule", ALL)
-def test_a_temperature_that_no_logit_survives_gives_no_warning(rule: Combine) -> None:
-    assert member_score(rule, floats([[LARGEST_LOGIT, 0.0]]), 1e-9).shape == (1, 2)
+@pytest.mark.parametrize("bad", [NAN, math.inf, -math.inf, 1.1e30, -1.1e30])
+def test_all_are_usable_where_each_is(bad: float) -> None:
+    good_BK = floats([[LARGEST_LOGIT, -LARGEST_LOGIT], [0.0, 1.0]])
+    assert are_usable(good_BK)
+    assert are_usable(good_BK[:0])
+    for place in np.ndindex(good_BK.shape):
+        bad_BK = good_BK.copy()
+        bad_BK[place] = bad
+        assert not are_usable(bad_BK)
+        assert is_usable(bad_BK).tolist() == [place[0] != 0, place[0] != 1]

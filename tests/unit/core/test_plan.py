@@ -37,13 +37,17 @@ def test_a_members_name_may_be_in_any_script() -> None:
     assert Member(name="größe-小 v1.0", flops=1, files={}).name == "größe-小 v1.0"
 
 
-@pytest.mark.parametrize(
-    ("flops", "temperature"), [(0, 1.0), (-5, 1.0), (1, 0.0), (1, -1.0), (1, float("nan")), (1, float("inf"))]
-)
-def test_flops_and_temperature_are_above_zero(flops: int, temperature: float) -> None:
-    message = f"member 'm': got {flops} FLOPs, temperature {temperature}; both must be above 0"
+@pytest.mark.parametrize("flops", [0, -5])
+def test_a_members_flops_are_above_zero(flops: int) -> None:
+    with pytest.raises(PlanError, match=f"^member 'm', flops: got {flops}; must be at least 1$"):
+        Member(name="m", flops=flops, files={})
+
+
+@pytest.mark.parametrize("temperature", [0.0, -1.0, float("nan"), float("inf"), 9.9e-8])
+def test_no_usable_logit_overflows_by_a_members_temperature(temperature: float) -> None:
+    message = f"member 'm', temperature: got {temperature}; must be finite and at least 1e-07"
     with pytest.raises(PlanError, match=f"^{re.escape(message)}$"):
-        Member(name="m", flops=flops, temperature=temperature, files={})
+        Member(name="m", flops=1, temperature=temperature, files={})
 
 
 @pytest.mark.parametrize(
