@@ -127,12 +127,15 @@ def make_experiment(study: _Study) -> Experiment:
         arms=arms,
         baseline=arms[0].name,
         ratios=("process s",),
-        settings={
-            **setting.describe(),
-            "search": f"{study.population} trials of {study.search_epochs} epochs, {setting.proxy.architecture}",
-        },
+        settings={**setting.describe(), **_origin(study)},
         standing=EVIDENCE if setting.device != "cpu" and setting.train_images is None else OPEN,
     )
+
+
+def _origin(study: _Study) -> dict[str, str]:
+    if study.schedule is not None:
+        return {"schedule": study.schedule.name}
+    return {"search": f"{study.population} trials of {study.search_epochs} epochs, {study.setting.proxy.architecture}"}
 
 
 def main() -> None:
