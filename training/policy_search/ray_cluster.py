@@ -23,6 +23,9 @@ _QUIET = {
     # Paths of data sets stay valid in trials.
     "RAY_CHDIR_TO_TRIAL_DIR": "0",
 }
+_START_WAIT = "RAY_gcs_server_port_wait_time_s"
+_START_WAIT_S = 120
+"""Ray's own 30 seconds may not do on a machine that is busy."""
 
 
 @contextmanager
@@ -64,9 +67,7 @@ def _connection(config: RayConfig) -> Iterator[None]:
     # Short: the paths of its sockets may have 107 bytes.
     folder = tempfile.mkdtemp(prefix="pba-") if config.address is None else None
     try:
-        # Processes that we start must find the modules that this one finds, such as a caller's own ops.
-        modules = {} if folder is None else {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
-        with _environment(modules):
+        with _environment({} if folder is None else _needs_of_a_start()):
             _connect(config, folder)
             try:
                 yield
@@ -75,6 +76,13 @@ def _connection(config: RayConfig) -> Iterator[None]:
     finally:
         if folder is not None:
             shutil.rmtree(folder, ignore_errors=True)
+
+
+def _needs_of_a_start() -> dict[str, str]:
+    """Give the environment of processes that we start: they must find the modules that this one finds."""
+    # Such as a caller's own ops.
+    modules = {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    return modules | {_START_WAIT: os.environ.get(_START_WAIT, str(_START_WAIT_S))}
 
 
 def _connect(config: RayConfig, folder: str | None) -> None:
