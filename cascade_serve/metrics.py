@@ -16,7 +16,6 @@ from prometheus_client import CollectorRegistry, start_http_server
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from cascade_serve.core.arrays import Float64Array, FloatArray, IntArray
 from cascade_serve.core.plan import Plan, Policy
 from cascade_serve.core.request import ExitReason, Reply
 from cascade_serve.counts import Histogram, Notes
@@ -163,27 +162,26 @@ class CascadeObserver:
         """Count a member's run over a batch."""
         self._series.tell(_count_batch, self._members[member], queue_s_B, compute_s)
 
-    def rows_gated(self, stage_B: IntArray, confidence_B: FloatArray) -> None:
+    def rows_gated(self, stage_B: Sequence[int], confidence_B: Sequence[float]) -> None:
         """Count confidences at gates; a row without a finite one is left out."""
         self._series.tell(self._count_gated, stage_B, confidence_B)
 
-    def request_answered(self, reply: Reply, row_s_B: Float64Array) -> None:
+    def request_answered(self, reply: Reply, row_s_B: Sequence[float]) -> None:
         """Count a reply's exits, durations and FLOPs."""
         self._series.tell(self._count_answered, reply, row_s_B)
 
-    def _count_gated(self, stage_B: IntArray, confidence_B: FloatArray) -> None:
-        values, stages = confidence_B.tolist(), stage_B.tolist()
-        if not all(map(isfinite, values)):
-            stages = [stage for value, stage in zip(values, stages, strict=True) if isfinite(value)]
-            values = [value for value in values if isfinite(value)]
-        self._series.confidence.observe_rows(values, stages)
+    def _count_gated(self, stage_B: Sequence[int], confidence_B: Sequence[float]) -> None:
+        if not all(map(isfinite, confidence_B)):
+            stage_B = [stage for value, stage in zip(confidence_B, stage_B, strict=True) if isfinite(value)]
+            confidence_B = [value for value in confidence_B if isfinite(value)]
+        self._series.confidence.observe_rows(confidence_B, stage_B)
 
-    def _count_answered(self, reply: Reply, row_s_B: Float64Array) -> None:
+    def _count_answered(self, reply: Reply, row_s_B: Sequence[float]) -> None:
         policy, last_member, committee = self._policies[reply.policy]
         rows, series, stages = len(row_s_B), self._series, reply.exit_stage_B.tolist()
         for stage, reason in zip(stages, reply.exit_reason_B.tolist(), strict=True):
             series.exits[stage][reason] += 1
-        series.row_duration.observe_rows(row_s_B.tolist(), stages)
+        series.row_duration.observe_rows(row_s_B, stages)
         policy.spent += sum(reply.flops_B.tolist())
         policy.last_member += rows * last_member
         policy.committee += rows * committee

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 
 from benchmarks.gpu.pairs import Pair, build, plan_of, random_images, task_of
-from cascade_serve.core.arrays import Float64Array, FloatArray, ImageArray, IntArray
+from cascade_serve.core.arrays import ImageArray
 from cascade_serve.core.plan import Fingerprint
 from cascade_serve.core.request import Reply
 from cascade_serve.engine.cuda import step as device_step
@@ -25,10 +25,10 @@ class Silent:
     def batch_ran(self, member: str, queue_s_B: Sequence[float], compute_s: float) -> None:
         """Ignore it; see the protocol."""
 
-    def rows_gated(self, stage_B: IntArray, confidence_B: FloatArray) -> None:
+    def rows_gated(self, stage_B: Sequence[int], confidence_B: Sequence[float]) -> None:
         """Ignore it; see the protocol."""
 
-    def request_answered(self, reply: Reply, row_s_B: Float64Array) -> None:
+    def request_answered(self, reply: Reply, row_s_B: Sequence[float]) -> None:
         """Ignore it; see the protocol."""
 
 

@@ -15,6 +15,7 @@ from cascade_serve.core.arrays import BoolArray, FloatArray, IntArray
 LARGEST_LOGIT = 1e30
 """Logits beyond this are no answer: dividing them by a temperature, or adding them up, could pass float32's range."""
 _LARGEST = np.float32(LARGEST_LOGIT)
+_LARGEST_OF_ALL = float(_LARGEST)
 LEAST_TEMPERATURE = 1e-7
 """Neither a usable logit divided by this, nor the difference of two, passes float32's range."""
 
@@ -37,10 +38,10 @@ def softmax(logits_BK: FloatArray) -> FloatArray:
 
 
 def _softmax(logits_BK: FloatArray) -> FloatArray:
-    # One memory layout: numpy adds up the rows of a transposed array in another order, which rounds differently.
-    rows_BK = np.ascontiguousarray(logits_BK)
-    # The reductions of numpy's methods, without the Python around them, which takes longer on a few rows.
-    shifted_BK: FloatArray = rows_BK - np.maximum.reduce(rows_BK, axis=1, keepdims=True)
+    # The reductions of numpy's methods, without the Python around them, which takes longer on a few rows. One memory
+    # layout: numpy adds up the rows of a transposed array in another order, which rounds differently.
+    largest_B1 = np.maximum.reduce(logits_BK, axis=1, keepdims=True)
+    shifted_BK: FloatArray = np.subtract(logits_BK, largest_B1, order="C")
     np.exp(shifted_BK, out=shifted_BK)
     shifted_BK /= np.add.reduce(shifted_BK, axis=1, keepdims=True)
     return shifted_BK
@@ -57,7 +58,7 @@ def is_usable(logits_BK: FloatArray) -> BoolArray:
 
 def are_usable(logits_BK: FloatArray) -> bool:
     """Tell whether all rows are usable, as nearly always, in fewer steps than :func:`is_usable`; [0, K] are."""
-    return logits_BK.size == 0 or bool(np.maximum.reduce(np.abs(logits_BK), axis=None) <= _LARGEST)
+    return logits_BK.size == 0 or np.maximum.reduce(np.abs(logits_BK), axis=None).item() <= _LARGEST_OF_ALL
 
 
 def member_score(rule: Combine, logits_BK: FloatArray, temperature: float) -> FloatArray:
@@ -72,7 +73,8 @@ def member_score(rule: Combine, logits_BK: FloatArray, temperature: float) -> Fl
     Returns:
         float32 [B, K], finite: scaled logits for ``MEAN_LOGITS``, probabilities otherwise. A new array.
     """
-    scaled_BK: FloatArray = logits_BK / np.float32(temperature)
+    # A number of Python's own is rounded to the array's float32.
+    scaled_BK: FloatArray = logits_BK / float(temperature)
     return scaled_BK if rule is Combine.MEAN_LOGITS else _softmax(scaled_BK)
 
 
@@ -124,7 +126,7 @@ def combine_stages(rule: Combine, scores_BSK: FloatArray, usable_BS: BoolArray) 
     """
     rows, stages, classes = scores_BSK.shape
     if stages and np.logical_and.reduce(usable_BS, axis=None):
-        return _combine_all(rule, scores_BSK)
+        return combine_all(rule, scores_BSK)
     sum_BK = np.zeros((rows, classes), dtype=np.float32)
     count_B = np.zeros(rows, dtype=np.int64)
     for stage in range(stages):
@@ -132,13 +134,15 @@ def combine_stages(rule: Combine, scores_BSK: FloatArray, usable_BS: BoolArray) 
     return probabilities(rule, sum_BK, count_B)
 
 
-def _combine_all(rule: Combine, scores_BSK: FloatArray) -> FloatArray:
-    """Do the same in fewer steps where no stage is left out, which is nearly always."""
+def combine_all(rule: Combine, scores_BSK: FloatArray) -> FloatArray:
+    """Do the same, to the bit and in fewer steps, where at least one stage ran and all are usable: nearly always."""
+    stages = scores_BSK.shape[1]
     if rule is Combine.LAST:
         return scores_BSK[:, -1].copy()
-    sum_BK: FloatArray = scores_BSK[:, 0]
-    stages = scores_BSK.shape[1]
-    for stage in range(1, stages):
-        sum_BK = sum_BK + scores_BSK[:, stage]
-    mean_BK: FloatArray = sum_BK / np.float32(stages)
-    return softmax(mean_BK) if rule is Combine.MEAN_LOGITS else mean_BK
+    if stages == 1:
+        return _softmax(scores_BSK[:, 0]) if rule is Combine.MEAN_LOGITS else scores_BSK[:, 0].copy()
+    mean_BK: FloatArray = scores_BSK[:, 0] + scores_BSK[:, 1]
+    for stage in range(2, stages):
+        mean_BK += scores_BSK[:, stage]
+    mean_BK /= stages
+    return _softmax(mean_BK) if rule is Combine.MEAN_LOGITS else mean_BK

@@ -35,13 +35,13 @@ def confidence(function: Confidence, probabilities_BK: FloatArray) -> FloatArray
     Returns:
         float32 [B] in [0, 1].
     """
-    # One memory layout, so that sums over a row round the same way whatever array it comes in.
-    probabilities_BK = np.ascontiguousarray(probabilities_BK)
     if probabilities_BK.shape[1] == 1:
         return np.where(np.isnan(probabilities_BK[:, 0]), np.nan, 1.0).astype(np.float32)
     match function:
         case Confidence.MAX_PROB:
-            rated_B = np.maximum.reduce(probabilities_BK, axis=1)
+            # A largest probability is never negative, so one bound is enough.
+            largest_B: FloatArray = np.minimum(np.maximum.reduce(probabilities_BK, axis=1), _ONE)
+            return largest_B
         case Confidence.MARGIN:
             rated_B = _margin(probabilities_BK)
         case Confidence.ENTROPY:
@@ -60,6 +60,8 @@ def _margin(probabilities_BK: FloatArray) -> FloatArray:
 
 
 def _negentropy(probabilities_BK: FloatArray) -> FloatArray:
+    # One memory layout, so that sums over a row round the same way whatever array it comes in.
+    probabilities_BK = np.ascontiguousarray(probabilities_BK)
     # 0 log 0 = 0: the floor keeps the logarithm finite and its product vanishing; NaN passes through.
     logs_BK = np.log(np.maximum(probabilities_BK, np.finfo(np.float32).tiny))
     entropy_B = -(probabilities_BK * logs_BK).sum(axis=1)

@@ -3,6 +3,8 @@
 import math
 from dataclasses import dataclass
 
+import numpy as np
+
 from cascade_serve.core.combine import Combine
 from cascade_serve.core.cost import num_stages_within
 from cascade_serve.core.plan import Plan, Policy
@@ -18,8 +20,8 @@ class Route:
         policy: the policy's name.
         members: index of the member of each allowed stage.
         flops: FLOPs of each allowed stage, per image.
-        thresholds: of each allowed stage; infinity where confidence lets nothing out: at the policy's last stage, and
-            at all stages of an ensemble.
+        thresholds: of each allowed stage, rounded to float32, as confidences are; infinity where confidence lets
+            nothing out: at the policy's last stage, and at all stages of an ensemble.
         last_reason: why a row leaves at the last allowed stage, when not by its confidence.
         is_ensemble: all allowed stages run, whatever the confidence.
         is_certified: the policy's certificate covers answers given on these terms.
@@ -62,7 +64,7 @@ def make_route(plan: Plan, terms: Terms) -> Route:
     if is_ensemble and plan.combine is Combine.LAST:
         raise InvalidRequestError("mode", "ensemble", "cascade: this plan combines by 'last', so nothing is averaged")
     is_capped = allowed < len(members)
-    thresholds = (math.inf,) * len(members) if is_ensemble else _thresholds(policy, terms)
+    thresholds = (math.inf,) * len(members) if is_ensemble else _to_float32(_thresholds(policy, terms))
     return Route(
         policy=policy.name,
         members=members[:allowed],
@@ -72,6 +74,10 @@ def make_route(plan: Plan, terms: Terms) -> Route:
         is_ensemble=is_ensemble,
         is_certified=not (is_capped or is_ensemble or terms.thresholds is not None or policy.certificate is None),
     )
+
+
+def _to_float32(thresholds: tuple[float, ...]) -> tuple[float, ...]:
+    return tuple(np.array(thresholds, dtype=np.float32).tolist())
 
 
 def _thresholds(policy: Policy, terms: Terms) -> tuple[float, ...]:

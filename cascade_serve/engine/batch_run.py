@@ -21,12 +21,12 @@ class BatchOutcome(NamedTuple):
 
     Attributes:
         score_BK: float32 [B, K], what the plan's rule combines.
-        usable_B: bool [B], rows whose output was finite throughout.
+        usable_B: bool [B], rows whose output was finite throughout; None where all were, as nearly always.
         failed_B: bool [B], rows on which the member raised even when they ran alone; None where they ran together.
     """
 
     score_BK: FloatArray
-    usable_B: BoolArray
+    usable_B: BoolArray | None
     failed_B: BoolArray | None = None
 
 
@@ -61,4 +61,4 @@ def _run_rows(plan: Plan, slab: Slab, runner: Runner, member: int, slots: list[i
         except MemberError:
             failed_B[row] = True
     score_BK, usable_B = score_logits(plan, member, logits_BK)
-    return BatchOutcome(score_BK, usable_B & ~failed_B, failed_B)
+    return BatchOutcome(score_BK, ~failed_B if usable_B is None else usable_B & ~failed_B, failed_B)

@@ -11,18 +11,19 @@ from dataclasses import dataclass
 from functools import lru_cache, partial
 from itertools import compress
 
-from cascade_serve.core.arrays import CodeArray, Float64Array
+import numpy as np
+
 from cascade_serve.core.plan import Fingerprint, Plan
-from cascade_serve.core.request import ExitReason, Reply, Request, Terms
-from cascade_serve.core.route import Route, make_route
+from cascade_serve.core.request import ExitReason, Reply, Request
+from cascade_serve.core.route import make_route
 from cascade_serve.engine.admission import check_deadline, check_images
 from cascade_serve.engine.batch_run import run_batch
-from cascade_serve.engine.gating import Verdicts, gate
+from cascade_serve.engine.gating import Gated, Verdicts, gate
 from cascade_serve.engine.protocol import EngineConfig, MemberStatistics, Observer, Runner
-from cascade_serve.engine.scheduler import Batch, Gated, Scheduler
+from cascade_serve.engine.scheduler import Batch, Scheduler
 from cascade_serve.engine.slab import Slab, rows_of
 from cascade_serve.engine.ticket import RowTicket
-from cascade_serve.errors import AbandonedError, MemberError, UnavailableError
+from cascade_serve.errors import AbandonedError, UnavailableError
 from cascade_serve.threads import show_name, stand_back
 
 _log = logging.getLogger(__name__)
@@ -77,9 +78,8 @@ class CommitteeEngine:
         self._clock = clock
         self._runners = tuple(runners)
         self._slab = Slab(plan, config.max_queue_rows)
-        # Callers repeat themselves; what they may make up is bounded. Through this the engine must not hold itself, as
-        # its sessions would then stay in memory until the garbage collector comes by.
-        self._way = lru_cache(maxsize=1024)(partial(_make_way, plan, self._slab))
+        # Callers repeat themselves; what they may make up is bounded.
+        self._route = lru_cache(maxsize=1024)(partial(make_route, plan))
         self._assistants = ThreadPoolExecutor(
             config.workers, "cascade-assistant", initializer=_begin_assisting, initargs=(config.worker_niceness,)
         )
@@ -141,7 +141,7 @@ class CommitteeEngine:
 
     def admit(self, request: Request) -> RowTicket:
         """Check a request, copy its images into the slab and queue its rows; see the protocol."""
-        route, blank_X = self._way(request.terms)
+        route = self._route(request.terms)
         check_images(request.images_BHWC, self.plan.task, self._slab.num_slots)
         now_s = self._clock()
         check_deadline(request, now_s)
@@ -153,10 +153,10 @@ class CommitteeEngine:
             ticket = RowTicket(self, request=request, route=route, slots=slots, admitted_s=now_s)
             self._tickets.add(ticket)
             if is_light:
-                self._slab.fill(rows_of(slots), request, blank_X)
+                self._slab.images_RHWC[rows_of(slots)] = request.images_BHWC
                 self._scheduler.enqueue(ticket)
         if not is_light:
-            self._slab.fill(rows_of(slots), request, blank_X)
+            self._slab.images_RHWC[rows_of(slots)] = request.images_BHWC
             with self._lock:
                 if not ticket.is_closed:
                     self._scheduler.enqueue(ticket)
@@ -288,55 +288,43 @@ class CommitteeEngine:
                 statistics.failed(batch.member)
                 self._scheduler.fail(batch, compress(batch.slots, outcome.failed_B))
             gates = self._scheduler.note(batch, outcome)
-            allowance_s_M = self._scheduler.allowance_s()
         self._observer.batch_ran(self.plan.members[batch.member].name, queue_s_B, now_s - started_s)
-        return [(gated, self._gate(gated, now_s, allowance_s_M)) for gated in gates]
+        return [(gated, self._gate(gated, now_s, statistics.expected_s)) for gated in gates]
 
-    def _gate(self, gated: Gated, now_s: float, allowance_s_M: Float64Array) -> Verdicts:
-        verdicts = gate(self.plan, self._slab, gated.rows, gated.stage, now_s=now_s, stage_s_M=allowance_s_M)
-        self._observer.rows_gated(verdicts.answers.exit_stage_B, verdicts.confidence_B)
+    def _gate(self, gated: Gated, now_s: float, expected_s: Sequence[float]) -> Verdicts:
+        verdicts = gate(self.plan, self._slab, gated, now_s=now_s, expected_s=expected_s)
+        self._observer.rows_gated([gated.stage] * len(gated.rows), verdicts.confidence_B)
         return verdicts
 
     # A request goes out.
 
     def _deliver(self) -> None:
-        """Read the answers of the tickets whose rows all have one, free their slots, and wake their threads."""
+        """Free the slots of the requests whose rows all have an answer, and wake their threads."""
         ripe, self._scheduler.ripe = self._scheduler.ripe, []
-        if not ripe:
-            return
-        try:
-            answers = self._slab.read([slot for ticket in ripe for slot in ticket.slots])
-        except Exception:  # noqa: BLE001 - many threads deliver, and none may take others down
-            _log.exception("the answers of %d requests can't be read", len(ripe))
-            for ticket in ripe:
-                self._scheduler.end(ticket, MemberError("its answers can't be read"))
-            return
-        end = 0
         for ticket in ripe:
-            start, end = end, end + len(ticket.slots)
             self._let_go(ticket)
-            ticket.close(answers if len(ripe) == 1 else answers.between(start, end))
+            ticket.close()
 
     def _reply(self, ticket: RowTicket) -> Reply:
-        answers, route = ticket.answers, ticket.route
-        assert answers is not None
-        is_early = ticket.answers_early and ExitReason.DEADLINE in answers.exit_reason_B
+        answers, route = [answer for answer in ticket.answers if answer is not None], ticket.route
+        probabilities, labels, confidences, stages, reasons, flops, exited_s = zip(*answers, strict=True)
+        is_early = ticket.answers_early and ExitReason.DEADLINE in reasons
         reply = Reply(
-            probabilities_BK=answers.probabilities_BK,
-            label_B=answers.label_B,
-            confidence_B=answers.confidence_B,
-            exit_stage_B=answers.exit_stage_B,
-            exit_reason_B=answers.exit_reason_B,
-            flops_B=answers.flops_B,
+            probabilities_BK=probabilities[0] if len(answers) == 1 else np.concatenate(probabilities),
+            label_B=np.array(labels, dtype=np.int64),
+            confidence_B=np.array(confidences, dtype=np.float32),
+            exit_stage_B=np.array(stages, dtype=np.int64),
+            exit_reason_B=np.array(reasons, dtype=np.uint8),
+            flops_B=np.array(flops, dtype=np.int64),
             policy=route.policy,
             certified=self._is_certified and route.is_certified and not is_early,
         )
-        self._observer.request_answered(reply, answers.exited_s_B - ticket.admitted_s)
+        self._observer.request_answered(reply, [at_s - ticket.admitted_s for at_s in exited_s])
         return reply
 
     def release(self, ticket: RowTicket) -> None:
         """Free a ticket's slots, if it was not answered; what is still open of it is abandoned."""
-        if ticket.answers is not None:
+        if ticket.is_closed and ticket.error is None:
             return
         with self._lock:
             if ticket in self._tickets:
@@ -363,8 +351,3 @@ class CommitteeEngine:
 def _begin_assisting(niceness: int) -> None:
     show_name("assistant")
     stand_back(niceness)
-
-
-def _make_way(plan: Plan, slab: Slab, terms: Terms) -> tuple[Route, CodeArray]:
-    route = make_route(plan, terms)
-    return route, slab.blank(route, terms.on_deadline)

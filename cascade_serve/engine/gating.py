@@ -1,41 +1,61 @@
 """At the end of a stage: which rows exit, defer or fail, and what they would leave with."""
-# Shapes: B rows at one gate, R slots, S stages, K classes, M members.
+# Shapes: B rows at one gate, S stages, K classes; M members.
 
-from functools import lru_cache
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 
-from cascade_serve.core.arrays import BoolArray, Float64Array, FloatArray
-from cascade_serve.core.combine import are_usable, combine_stages, is_usable, member_score
+from cascade_serve.core.arrays import BoolArray, FloatArray
+from cascade_serve.core.combine import are_usable, combine_all, combine_stages, is_usable, member_score
 from cascade_serve.core.confidence import confidence
 from cascade_serve.core.gate import should_exit
 from cascade_serve.core.plan import Plan
 from cascade_serve.core.request import ExitReason
-from cascade_serve.engine.slab import Answers, Rows, Slab
+from cascade_serve.engine.rows import Row
+from cascade_serve.engine.slab import Rows, Slab
+from cascade_serve.engine.ticket import REPLY_MARGIN_S, RowAnswer, RowTicket
 
-_CONFIDENT = np.uint8(ExitReason.CONFIDENT)
-_DEADLINE = np.uint8(ExitReason.DEADLINE)
-_NAN = np.float32(np.nan)
+
+class Gated(NamedTuple):
+    """Rows that stand at the same gate.
+
+    Attributes:
+        stage: at whose end they stand, 0-based, in their routes.
+        slots: theirs.
+        rows: the same rows.
+        where: the same slots, as numpy takes them.
+    """
+
+    stage: int
+    slots: list[int]
+    rows: list[Row]
+    where: Rows
 
 
 class Verdicts(NamedTuple):
     """What the gate says of each row; a row that neither exits nor fails defers.
 
     Attributes:
-        confidence_B: float32 [B]; NaN where the stage's member had no usable answer.
-        exits_B: bool [B], the row leaves with its answer.
-        fails_B: bool [B], the row stands at its last stage and no member had a usable answer; None where no row does.
-        answers: of all rows; those of rows that don't exit are provisional.
+        confidence_B: NaN where the stage's member had no usable answer.
+        answers: what a row that exits leaves with; None for the others.
+        failing: positions of rows that stand at their last stage, and no member had a usable answer.
     """
 
-    confidence_B: FloatArray
-    exits_B: BoolArray
-    fails_B: BoolArray | None
-    answers: Answers
+    confidence_B: list[float]
+    answers: list[RowAnswer | None]
+    failing: frozenset[int] = frozenset()
 
 
-def score_logits(plan: Plan, member: int, logits_BK: FloatArray) -> tuple[FloatArray, BoolArray]:
+class _Said(NamedTuple):
+    """What the members so far say of rows together; NaN where none has a usable answer."""
+
+    probabilities_BK: FloatArray
+    label_B: list[int]
+    confidence_B: list[float]
+
+
+def score_logits(plan: Plan, member: int, logits_BK: FloatArray) -> tuple[FloatArray, BoolArray | None]:
     """Turn a member's output into what the plan's rule combines.
 
     Args:
@@ -44,86 +64,117 @@ def score_logits(plan: Plan, member: int, logits_BK: FloatArray) -> tuple[FloatA
         logits_BK: float32 [B, K].
 
     Returns:
-        its scores, float32 [B, K], and which rows of them are usable, bool [B].
+        its scores, float32 [B, K], and which rows of them are usable, bool [B]; None where all are, as nearly always.
     """
+    temperature = plan.members[member].temperature
     if are_usable(logits_BK):
-        usable_B = _all_of(len(logits_BK))
-    else:
-        usable_B = is_usable(logits_BK)
-        logits_BK = np.where(usable_B[:, None], logits_BK, np.float32(0))
-    return member_score(plan.combine, logits_BK, plan.members[member].temperature), usable_B
+        return member_score(plan.combine, logits_BK, temperature), None
+    usable_B = is_usable(logits_BK)
+    finite_BK = np.where(usable_B[:, None], logits_BK, np.float32(0))
+    return member_score(plan.combine, finite_BK, temperature), usable_B
 
 
-# NOTE: shared by all threads; never to be changed.
-@lru_cache(maxsize=1024)
-def _all_of(rows: int) -> BoolArray:
-    every_B: BoolArray = np.ones(rows, dtype=np.bool_)
-    every_B.flags.writeable = False
-    return every_B
-
-
-def gate(plan: Plan, slab: Slab, rows: Rows, stage: int, *, now_s: float, stage_s_M: Float64Array) -> Verdicts:
+def gate(plan: Plan, slab: Slab, gated: Gated, *, now_s: float, expected_s: Sequence[float]) -> Verdicts:
     """Judge rows at the end of a stage.
 
     Args:
         plan: the plan being served.
-        slab: holds the rows; only read.
-        rows: B of them, at least one.
-        stage: the one they have just ended, 0-based, in their routes.
+        slab: holds the scores; only read.
+        gated: the rows, at least one; one that was closed meanwhile gets any verdict.
         now_s: on the engine's clock.
-        stage_s_M: float64 [M], seconds to allow for a stage of each member.
+        expected_s: of each member, the seconds that its next run should take.
 
     Returns:
         the verdicts.
     """
-    answer_BK, answer_B = _running_answer(plan, slab, rows, stage + 1)
-    usable_BS = slab.usable_RS[rows, : stage + 1]
-    # Nearly always; a few rows spend most of their time here on numpy's calls, whatever these do.
-    have_all_spoken = bool(np.logical_and.reduce(usable_BS, axis=None))
-    confidence_B = answer_B if have_all_spoken else np.where(usable_BS[:, stage], answer_B, _NAN)
-    confident_B = should_exit(confidence_B, slab.threshold_RS[rows, stage])
-    is_last_B = slab.last_stage_R[rows] == stage
-    leaves_B, forced_B = confident_B | is_last_B, slab.last_reason_R[rows]
-    early_B = slab.answers_early_R[rows]
-    if np.logical_or.reduce(early_B):
-        leaves_B |= early_B & _is_late(slab, rows, stage, now_s, stage_s_M)
-        forced_B = np.where(is_last_B, forced_B, _DEADLINE)
-    stage_B = np.empty(len(answer_B), dtype=np.int64)
-    stage_B.fill(stage)
-    answers = Answers(answer_BK, answer_B, stage_B, np.where(confident_B, _CONFIDENT, forced_B))
-    if have_all_spoken:
-        return Verdicts(confidence_B, exits_B=leaves_B, fails_B=None, answers=answers)
-    is_silent_B = np.isnan(answer_B)
-    return Verdicts(confidence_B, exits_B=leaves_B & ~is_silent_B, fails_B=is_last_B & is_silent_B, answers=answers)
+    stage, rows = gated.stage, gated.rows
+    said = _combine(plan, slab, gated.where, rows, stage + 1)
+    sure_B, failing = said.confidence_B, frozenset[int]()
+    if not _are_all_usable(rows, stage + 1):
+        failing = frozenset(position for position, row in enumerate(rows) if _is_lost(row, stage))
+        sure_B = [sure if row.usable >> stage & 1 else np.nan for row, sure in zip(rows, sure_B, strict=True)]
+    reasons = [_judge(row.owner, stage, sure, now_s, expected_s) for row, sure in zip(rows, sure_B, strict=True)]
+    answers = [
+        None if reason is None or not row.usable else _answer(said, position, row, stage, reason, now_s)
+        for position, (row, reason) in enumerate(zip(rows, reasons, strict=True))
+    ]
+    return Verdicts(sure_B, answers, failing)
 
 
-def answer_as_is(plan: Plan, slab: Slab, rows: Rows) -> Answers:
+def _judge(
+    owner: RowTicket | None, stage: int, sure: float, now_s: float, expected_s: Sequence[float]
+) -> ExitReason | None:
+    """Tell why a row leaves; None where it goes on, or was closed meanwhile."""
+    if owner is None:
+        return None
+    route = owner.route
+    if should_exit(sure, route.thresholds[stage]):
+        return ExitReason.CONFIDENT
+    if stage + 1 == len(route.members):
+        return route.last_reason
+    deadline_s = owner.request.deadline_s
+    if deadline_s is None or not owner.answers_early:
+        return None
+    is_late = now_s + expected_s[route.members[stage + 1]] + REPLY_MARGIN_S > deadline_s
+    return ExitReason.DEADLINE if is_late else None
+
+
+def _is_lost(row: Row, stage: int) -> bool:
+    owner = row.owner
+    return owner is not None and not row.usable and stage + 1 == len(owner.route.members)
+
+
+def answer_as_is(plan: Plan, slab: Slab, where: Rows, rows: Sequence[Row], now_s: float) -> list[RowAnswer] | None:
     """Answer rows whose time is up with what the stages done have said.
 
     Args:
         plan: the plan being served.
-        slab: holds the rows; only read.
-        rows: B of them, at least one.
+        slab: holds the scores; only read.
+        where: of the rows' slots.
+        rows: at least one.
+        now_s: on the engine's clock.
 
     Returns:
-        answers whose exit stage is the last that ran; their confidence is NaN where no member had a usable answer.
+        answers whose exit stage is the last that ran; None where one of the rows has no usable answer.
     """
-    stages = slab.ran_RS.shape[1]
-    answer_BK, answer_B = _running_answer(plan, slab, rows, stages)
-    exit_stage_B = stages - 1 - slab.ran_RS[rows, ::-1].argmax(axis=1)
-    return Answers(answer_BK, answer_B, exit_stage_B, np.full(len(answer_B), ExitReason.DEADLINE, dtype=np.uint8))
+    if not all(row.usable for row in rows):
+        return None
+    said = _combine(plan, slab, where, rows, max(row.ran for row in rows).bit_length())
+    return [
+        _answer(said, position, row, row.ran.bit_length() - 1, ExitReason.DEADLINE, now_s)
+        for position, row in enumerate(rows)
+    ]
 
 
-def _running_answer(plan: Plan, slab: Slab, rows: Rows, num_stages: int) -> tuple[FloatArray, FloatArray]:
-    """Combine what each row's members have said: probabilities [B, K], confidence [B]; NaN where none has."""
-    stages = slice(0, num_stages)
-    answer_BK = combine_stages(plan.combine, slab.score_RSK[rows, stages], slab.usable_RS[rows, stages])
-    return answer_BK, confidence(plan.confidence, answer_BK)
+def _combine(plan: Plan, slab: Slab, where: Rows, rows: Sequence[Row], num_stages: int) -> _Said:
+    """Combine what each row's members have said in their first stages."""
+    scores_BSK = slab.score_RSK[where, :num_stages]
+    if _are_all_usable(rows, num_stages):
+        probabilities_BK = combine_all(plan.combine, scores_BSK)
+    else:
+        usable_BS = np.array([[row.usable >> stage & 1 for stage in range(num_stages)] for row in rows], dtype=np.bool_)
+        probabilities_BK = combine_stages(plan.combine, scores_BSK, usable_BS)
+    confidence_B = confidence(plan.confidence, probabilities_BK)
+    return _Said(probabilities_BK, probabilities_BK.argmax(axis=1).tolist(), confidence_B.tolist())
 
 
-def _is_late(slab: Slab, rows: Rows, stage: int, now_s: float, stage_s_M: Float64Array) -> BoolArray:
-    """Tell which rows would not finish their next stage in time."""
-    next_stage = min(stage + 1, slab.member_RS.shape[1] - 1)
-    end_s_B = now_s + stage_s_M[slab.member_RS[rows, next_stage]]
-    late_B: BoolArray = end_s_B > slab.deadline_s_R[rows]
-    return late_B
+def _are_all_usable(rows: Sequence[Row], num_stages: int) -> bool:
+    every = (1 << num_stages) - 1
+    for row in rows:  # noqa: SIM110 - all() would make a generator, and this runs for each batch
+        if row.usable != every:
+            return False
+    return True
+
+
+def _answer(  # noqa: PLR0917 - one row's share of what was said
+    said: _Said, position: int, row: Row, stage: int, reason: ExitReason, now_s: float
+) -> RowAnswer:
+    return RowAnswer(
+        said.probabilities_BK[position : position + 1],
+        said.label_B[position],
+        said.confidence_B[position],
+        stage,
+        reason,
+        row.flops,
+        now_s,
+    )

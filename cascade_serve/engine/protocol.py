@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from cascade_serve.core.arrays import Float64Array, FloatArray, ImageArray, IntArray
+from cascade_serve.core.arrays import FloatArray, ImageArray
 from cascade_serve.core.plan import Fingerprint, Plan
 from cascade_serve.core.request import Reply, Request
 
@@ -197,10 +197,10 @@ class Observer(Protocol):
         """
         ...
 
-    def rows_gated(self, stage_B: IntArray, confidence_B: FloatArray) -> None:
+    def rows_gated(self, stage_B: Sequence[int], confidence_B: Sequence[float]) -> None:
         """Rows reached a gate: their stages (0-based) and confidences there; NaN where the member had no answer."""
         ...
 
-    def request_answered(self, reply: Reply, row_s_B: Float64Array) -> None:
+    def request_answered(self, reply: Reply, row_s_B: Sequence[float]) -> None:
         """A request was answered; ``row_s_B`` is each row's seconds from admission to exit."""
         ...

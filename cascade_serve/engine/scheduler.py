@@ -7,17 +7,16 @@ from typing import NamedTuple
 
 import numpy as np
 
-from cascade_serve.core.arrays import Float64Array
 from cascade_serve.core.plan import Plan
 from cascade_serve.engine.batch_run import BatchOutcome
 from cascade_serve.engine.batching import batch_limits
-from cascade_serve.engine.gating import Verdicts, answer_as_is
+from cascade_serve.engine.gating import Gated, Verdicts, answer_as_is
 from cascade_serve.engine.protocol import EngineConfig
 from cascade_serve.engine.queue import Entry, MemberQueues, rank_of
-from cascade_serve.engine.rows import RowLedger
-from cascade_serve.engine.slab import Rows, Slab, rows_of
+from cascade_serve.engine.rows import Row, RowLedger
+from cascade_serve.engine.slab import Slab, rows_of
 from cascade_serve.engine.statistics import RunStatistics
-from cascade_serve.engine.ticket import REPLY_MARGIN_S, RowTicket
+from cascade_serve.engine.ticket import RowAnswer, RowTicket
 from cascade_serve.errors import LateError, MemberError, OverloadedError, RequestError
 
 
@@ -28,25 +27,13 @@ class Batch(NamedTuple):
         member: its index in the plan.
         entries: the rows' places in its queue.
         slots: the same rows' slots.
+        rows: the same rows.
     """
 
     member: int
     entries: list[Entry]
     slots: list[int]
-
-
-class Gated(NamedTuple):
-    """Rows that stand at the same gate.
-
-    Attributes:
-        stage: at whose end they stand, 0-based, in their routes.
-        slots: theirs.
-        rows: the same, as an index.
-    """
-
-    stage: int
-    slots: list[int]
-    rows: Rows
+    rows: list[Row]
 
 
 class Scheduler:
@@ -128,64 +115,63 @@ class Scheduler:
             entries = [entry for entry in entries if self._is_in_time(entry, member, now_s)]
             if entries:
                 slots = [entry.slot for entry in entries]
-                self._rows.start(slots)
-                return Batch(member, entries, slots)
+                rows = [self._rows.row(slot) for slot in slots]
+                self._rows.start(rows)
+                return Batch(member, entries, slots, rows)
         return None
 
     def note(self, batch: Batch, outcome: BatchOutcome) -> list[Gated]:
         """Write down what a member said of its batch; gives the rows that now stand at a gate, gate by gate."""
         stages = [entry.stage for entry in batch.entries]
         if stages.count(stages[0]) == len(stages):
-            self._slab.note(rows_of(batch.slots), stages[0], outcome.score_BK, outcome.usable_B)
+            self._slab.score_RSK[rows_of(batch.slots), stages[0]] = outcome.score_BK
         else:
-            for stage in set(stages):
-                chosen = [row for row, stands_at in enumerate(stages) if stands_at == stage]
-                rows = rows_of([batch.slots[row] for row in chosen])
-                self._slab.note(rows, stage, outcome.score_BK[chosen], outcome.usable_B[chosen])
-        gates: dict[int, list[int]] = {}
-        failures = repeat(False) if outcome.failed_B is None else outcome.failed_B.tolist()
-        for entry, failed in zip(batch.entries, failures, strict=False):
-            owner = self._rows.spoken(entry.slot)
-            if owner is not None and not failed:
-                stage = len(owner.route.members) - 1 if owner.route.is_ensemble else entry.stage
-                gates.setdefault(stage, []).append(entry.slot)
-        return [Gated(stage, slots, rows_of(slots)) for stage, slots in gates.items()]
+            # A member may stand at another stage in another policy.
+            self._slab.score_RSK[np.array(batch.slots), np.array(stages)] = outcome.score_BK
+        flops = self._plan.members[batch.member].flops
+        usables = repeat(True) if outcome.usable_B is None else outcome.usable_B.tolist()
+        heard: dict[int, list[int]] = {}
+        for position, (row, stage, usable) in enumerate(zip(batch.rows, stages, usables, strict=False)):
+            row.hear(stage, flops, is_usable=usable)
+            if row.num_to_come == 0 and row.owner is not None:
+                route = row.owner.route
+                heard.setdefault(len(route.members) - 1 if route.is_ensemble else stage, []).append(position)
+        if len(heard) == 1 and len(heard.get(stages[0], ())) == len(stages):
+            return [Gated(stages[0], batch.slots, batch.rows, rows_of(batch.slots))]
+        return [self._gather(batch, stage, positions) for stage, positions in heard.items()]
+
+    def _gather(self, batch: Batch, stage: int, positions: list[int]) -> Gated:
+        slots = [batch.slots[position] for position in positions]
+        return Gated(stage, slots, [batch.rows[position] for position in positions], rows_of(slots))
 
     def settle(self, gated: Gated, verdicts: Verdicts, now_s: float) -> None:
         """Let rows that stood at a gate exit, fail or defer; rows closed meanwhile are left alone."""
-        owners = [self._rows.owner(slot) for slot in gated.slots]
-        exits = [exits and owner is not None for exits, owner in zip(verdicts.exits_B.tolist(), owners, strict=True)]
-        if all(exits):
-            self._slab.answer(gated.rows, verdicts.answers, now_s)
-        elif leaving := [row for row, does in enumerate(exits) if does]:
-            rows = rows_of([gated.slots[row] for row in leaving])
-            self._slab.answer(rows, verdicts.answers.of(leaving), now_s)
-        failures = repeat(False) if verdicts.fails_B is None else verdicts.fails_B.tolist()
-        for slot, owner, does_exit, fails in zip(gated.slots, owners, exits, failures, strict=False):
-            if owner is None or owner.is_closed:
+        for position, (slot, row, answer) in enumerate(zip(gated.slots, gated.rows, verdicts.answers, strict=True)):
+            owner = row.owner
+            if owner is None:
                 continue
-            if does_exit:
-                self._exit(owner, slot)
-            elif fails:
-                self.end(owner, MemberError(f"row {owner.slots.index(slot)}: no member gave a finite prediction"))
+            if answer is not None:
+                self._exit(owner, row, answer)
+            elif position in verdicts.failing:
+                self.end(owner, MemberError(f"row {row.position}: no member gave a finite prediction"))
             else:
+                row.num_to_come = 1
                 self._defer(owner, slot, gated.stage + 1, now_s)
 
     def fail(self, batch: Batch, slots: Iterable[int]) -> None:
         """Fail the requests of rows on which a member raised."""
         name = self._plan.members[batch.member].name
         for slot in slots:
-            owner = self._rows.owner(slot)
-            if owner is not None:
-                self.end(owner, MemberError(f"row {owner.slots.index(slot)}: member {name!r} failed"))
+            row = self._rows.row(slot)
+            if row.owner is not None:
+                self.end(row.owner, MemberError(f"row {row.position}: member {name!r} failed"))
 
     def finish(self, batch: Batch) -> None:
         """The batch runs no more: free the slots that were kept for its sake."""
-        self._slab.give_back(self._rows.finish(batch.slots))
+        self._slab.give_back(self._rows.finish(batch.slots, batch.rows))
 
     def _defer(self, owner: RowTicket, slot: int, stage: int, now_s: float) -> None:
         rank = rank_of(owner.request.terms.priority)
-        self._rows.defer(slot)
         self._queues.put(owner.route.members[stage], [Entry(rank, owner.sequence, slot, stage, now_s)])
 
     # Out.
@@ -210,15 +196,16 @@ class Scheduler:
         """Free the slots of a request that has ended, but for those that a running batch still needs."""
         self._slab.give_back(self._rows.release(ticket.slots))
 
-    def _exit(self, owner: RowTicket, slot: int) -> None:
-        self._rows.close((slot,))
+    def _exit(self, owner: RowTicket, row: Row, answer: RowAnswer) -> None:
+        owner.answers[row.position] = answer
+        row.owner = None
         owner.open_rows -= 1
         if owner.open_rows == 0:
             self.ripe.append(owner)
 
     def _is_in_time(self, entry: Entry, member: int, now_s: float) -> bool:
         """Tell whether a row may run; one whose time is up is answered or failed here."""
-        owner = self._rows.owner(entry.slot)
+        owner = self._rows.row(entry.slot).owner
         if owner is None:
             return False
         if owner.request.deadline_s is None:
@@ -226,21 +213,16 @@ class Scheduler:
         if not owner.answers_early:
             self.expire(owner, now_s)
             return not owner.is_closed
-        end_s = now_s + float(self.statistics.expected_s_M[member])
+        end_s = now_s + self.statistics.expected_s[member]
         return end_s <= owner.due_s or not self._answer_as_is(owner, [entry.slot], now_s)
 
     def _answer_as_is(self, owner: RowTicket, slots: list[int], now_s: float) -> bool:
         """Let rows exit with what they have; False, and nothing done, where one of them has nothing."""
-        rows = rows_of(slots)
-        answers = answer_as_is(self._plan, self._slab, rows)
-        if np.isnan(answers.confidence_B).any():
+        rows = [self._rows.row(slot) for slot in slots]
+        answers = answer_as_is(self._plan, self._slab, rows_of(slots), rows, now_s)
+        if answers is None:
             return False
-        self._slab.answer(rows, answers, now_s)
         self._queues.remove(set(slots))
-        for slot in slots:
-            self._exit(owner, slot)
+        for row, answer in zip(rows, answers, strict=True):
+            self._exit(owner, row, answer)
         return True
-
-    def allowance_s(self) -> Float64Array:
-        """Give the seconds to allow for a stage of each member and the reply after it, float64 [M]."""
-        return self.statistics.expected_s_M + REPLY_MARGIN_S

@@ -2,9 +2,6 @@
 
 import time
 
-import numpy as np
-
-from cascade_serve.core.arrays import Float64Array
 from cascade_serve.engine.protocol import MemberStatistics
 
 _WEIGHT_OF_NEWEST = 0.2
@@ -17,7 +14,7 @@ class RunStatistics:
         members: their names, by index.
 
     Attributes:
-        expected_s_M: float64 [M], moving average of the seconds of a run, whatever its batch size; 0 before the first.
+        expected_s: of each member, moving average of the seconds of a run, whatever its batch size; 0 before the first.
     """
 
     def __init__(self, members: list[str]) -> None:
@@ -27,12 +24,12 @@ class RunStatistics:
         self._queue_s = [0.0] * len(members)
         self._last_run_s = [0.0] * len(members)
         self._runs: list[dict[int, tuple[int, float]]] = [{} for _ in members]
-        self.expected_s_M: Float64Array = np.zeros(len(members))
+        self.expected_s = [0.0] * len(members)
 
     def expect(self, member: int, compute_s: float) -> None:
         """Let a run's seconds move the expectation of the next."""
-        expected_s = self.expected_s_M[member]
-        self.expected_s_M[member] = expected_s + (compute_s - expected_s) * (_WEIGHT_OF_NEWEST if expected_s else 1.0)
+        expected_s = self.expected_s[member]
+        self.expected_s[member] = expected_s + (compute_s - expected_s) * (_WEIGHT_OF_NEWEST if expected_s else 1.0)
 
     def ran(self, member: int, rows: int, queue_s: float, compute_s: float) -> None:
         """Count a run that ended well; ``queue_s`` is summed over its rows."""

@@ -3,11 +3,11 @@
 import math
 import threading
 from collections.abc import Callable
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
-from cascade_serve.core.request import OnDeadline, Reply, Request
+from cascade_serve.core.arrays import FloatArray
+from cascade_serve.core.request import ExitReason, OnDeadline, Reply, Request
 from cascade_serve.core.route import Route
-from cascade_serve.engine.slab import RowAnswers
 from cascade_serve.errors import RequestError
 
 REPLY_MARGIN_S = 0.002
@@ -18,6 +18,28 @@ class _Engine(Protocol):
     def answer(self, ticket: "RowTicket") -> Reply: ...
     def release(self, ticket: "RowTicket") -> None: ...
     def abandon(self, ticket: "RowTicket") -> None: ...
+
+
+class RowAnswer(NamedTuple):
+    """What one row leaves with, as in :class:`~cascade_serve.core.request.Reply`.
+
+    Attributes:
+        probabilities_1K: float32 [1, K], a part of its batch's.
+        label: the class.
+        confidence: float32's value.
+        exit_stage: 0-based, in its route.
+        exit_reason: why there.
+        flops: spent on it.
+        exited_s: when its last stage had ended, on the engine's clock.
+    """
+
+    probabilities_1K: FloatArray
+    label: int
+    confidence: float
+    exit_stage: int
+    exit_reason: ExitReason
+    flops: int
+    exited_s: float
 
 
 class RowTicket:
@@ -31,7 +53,7 @@ class RowTicket:
         sequence: of its admission; smaller is older.
         open_rows: rows without an answer yet.
         is_closed: ended, well or badly.
-        answers: what it was closed with, where the engine reads it out before it wakes the thread.
+        answers: of its rows, where the engine keeps them here.
         error: how it ended, when badly.
     """
 
@@ -47,7 +69,7 @@ class RowTicket:
         self.sequence = 0
         self.open_rows = len(slots)
         self.is_closed = False
-        self.answers: RowAnswers | None = None
+        self.answers: list[RowAnswer | None] = [None] * len(slots)
         self.error: RequestError | None = None
 
     def result(self) -> Reply:
@@ -78,15 +100,8 @@ class RowTicket:
         timeout_s = -1 if wake_s == math.inf else max(0.0, min(wake_s - clock(), threading.TIMEOUT_MAX))
         self._alarm.acquire(timeout=timeout_s)
 
-    def close(self, end: RowAnswers | RequestError | None = None) -> None:
-        """End the request, once, and wake its thread.
-
-        Args:
-            end: its answers, or why it failed; None leaves the answers where the engine keeps them.
-        """
-        if isinstance(end, RequestError):
-            self.error = end
-        else:
-            self.answers = end
+    def close(self, error: RequestError | None = None) -> None:
+        """End the request, once, and wake its thread; an error says why it failed."""
+        self.error = error
         self.is_closed = True
         self._alarm.release()

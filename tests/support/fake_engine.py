@@ -181,8 +181,8 @@ class FakeEngine:
             policy=route.policy,
             certified=route.is_certified,
         )
-        self.observer.rows_gated(stage_B, confidence_B)
-        self.observer.request_answered(reply, np.full(len(rows), 0.001))
+        self.observer.rows_gated(stage_B.tolist(), confidence_B.tolist())
+        self.observer.request_answered(reply, [0.001] * len(rows))
         return reply
 
     def _answer_row(self, image_HWC: ImageArray, route: Route) -> tuple[FloatArray, int, ExitReason]:

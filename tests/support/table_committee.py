@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
-from cascade_serve.core.arrays import Float64Array, FloatArray, ImageArray, IntArray
+from cascade_serve.core.arrays import FloatArray, ImageArray
 from cascade_serve.core.combine import Combine
 from cascade_serve.core.confidence import Confidence
 from cascade_serve.core.plan import Certificate, Fingerprint, Member, Plan, Policy, Promise, Stage, Task
@@ -89,11 +89,11 @@ class Watcher:
         with self.lock:
             self.queue_s.extend(queue_s_B)
 
-    def rows_gated(self, stage_B: IntArray, confidence_B: FloatArray) -> None:
+    def rows_gated(self, stage_B: Sequence[int], confidence_B: Sequence[float]) -> None:
         with self.lock:
-            self.gated.extend(zip(stage_B.tolist(), confidence_B.tolist(), strict=True))
+            self.gated.extend(zip(stage_B, confidence_B, strict=True))
 
-    def request_answered(self, reply: Reply, row_s_B: Float64Array) -> None:
+    def request_answered(self, reply: Reply, row_s_B: Sequence[float]) -> None:
         assert len(row_s_B) == len(reply.label_B)
         with self.lock:
             self.replies.append(reply)

@@ -53,7 +53,7 @@ def test_a_reply_counts_exits_durations_and_flops(metrics: Metrics, observer: Ca
         [ExitReason.CONFIDENT, ExitReason.CONFIDENT, ExitReason.LAST_STAGE, ExitReason.DEADLINE],
         [1_000_000, 1_000_000, 21_000_000, 5_000_000],
     )
-    observer.request_answered(reply, np.array([0.0001, 0.0002, 0.03, 100.0]))
+    observer.request_answered(reply, [0.0001, 0.0002, 0.03, 100.0])
     exits = {
         (stage, reason.name): value(metrics, "cascade_exits_total", cascade="pets", stage=stage, reason=reason.name)
         for stage in ("0", "1", "2")
@@ -78,7 +78,7 @@ def test_a_reply_counts_exits_durations_and_flops(metrics: Metrics, observer: Ca
 
 
 def test_a_value_on_an_edge_is_in_the_bucket_below_it(metrics: Metrics, observer: CascadeObserver) -> None:
-    observer.rows_gated(np.array([0, 0]), np.array([0.5, 1.0], dtype=np.float32))
+    observer.rows_gated([0, 0], [0.5, 1.0])
     labels = {"cascade": "pets", "stage": "0"}
     assert value(metrics, "cascade_confidence_bucket", **labels, le="0.5") == 1
     assert value(metrics, "cascade_confidence_bucket", **labels, le="0.999") == 1
@@ -86,7 +86,7 @@ def test_a_value_on_an_edge_is_in_the_bucket_below_it(metrics: Metrics, observer
 
 
 def test_rows_without_an_answer_leave_the_confidences_whole(metrics: Metrics, observer: CascadeObserver) -> None:
-    observer.rows_gated(np.array([0, 1, 1]), np.array([math.nan, 0.25, math.nan], dtype=np.float32))
+    observer.rows_gated([0, 1, 1], [math.nan, 0.25, math.nan])
     assert value(metrics, "cascade_confidence_count", cascade="pets", stage="0") == 0
     assert value(metrics, "cascade_confidence_count", cascade="pets", stage="1") == 1
     assert value(metrics, "cascade_confidence_sum", cascade="pets", stage="1") == 0.25
@@ -121,11 +121,11 @@ def test_requests_rejections_rows_and_version(metrics: Metrics) -> None:
 
 
 def test_versions_of_a_cascade_share_their_counts(metrics: Metrics, observer: CascadeObserver) -> None:
-    observer.request_answered(make_reply([0], [ExitReason.CONFIDENT], [1]), np.array([0.001]))
+    observer.request_answered(make_reply([0], [ExitReason.CONFIDENT], [1]), [0.001])
     successor = metrics.observer("pets", PLAN)
-    successor.request_answered(make_reply([0], [ExitReason.CONFIDENT], [2]), np.array([0.001]))
+    successor.request_answered(make_reply([0], [ExitReason.CONFIDENT], [2]), [0.001])
     # The old version still drains.
-    observer.request_answered(make_reply([1], [ExitReason.CONFIDENT], [4], "fast"), np.array([0.001]))
+    observer.request_answered(make_reply([1], [ExitReason.CONFIDENT], [4], "fast"), [0.001])
     assert value(metrics, "cascade_flops_total", cascade="pets", policy="default") == 3
     assert value(metrics, "cascade_flops_total", cascade="pets", policy="fast") == 4
     assert value(metrics, "cascade_exits_total", cascade="pets", stage="0", reason="CONFIDENT") == 2

@@ -230,9 +230,9 @@ class DeviceEngine:
     def _tell_gated(self, batch: Batch, rated_B: FloatArray, failed_B: BoolArray | None) -> None:
         told_B = batch.is_gated_B if failed_B is None else batch.is_gated_B & ~failed_B
         if told_B.all():
-            self._observer.rows_gated(batch.stage_B, rated_B)
+            self._observer.rows_gated(batch.stage_B.tolist(), rated_B.tolist())
         elif told_B.any():
-            self._observer.rows_gated(batch.stage_B[told_B], rated_B[told_B])
+            self._observer.rows_gated(batch.stage_B[told_B].tolist(), rated_B[told_B].tolist())
 
     # A request waits, and goes out.
 
@@ -264,7 +264,7 @@ class DeviceEngine:
             and ticket.route.is_certified
             and not (ticket.answers_early and ExitReason.DEADLINE in reason_B),
         )
-        self._observer.request_answered(reply, answers.exited_s_R[slot_B] - ticket.admitted_s)
+        self._observer.request_answered(reply, (answers.exited_s_R[slot_B] - ticket.admitted_s).tolist())
         return reply
 
     def release(self, ticket: RowTicket) -> None:

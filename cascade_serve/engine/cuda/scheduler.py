@@ -241,7 +241,7 @@ class SegmentScheduler:
         if not ticket.answers_early:
             self.expire(ticket, now_s)
             return not ticket.is_closed
-        end_s = now_s + float(self.statistics.expected_s_M[segment.member])
+        end_s = now_s + self.statistics.expected_s[segment.member]
         return end_s <= ticket.due_s or not self._answer_as_is(ticket, segment.slot_N, now_s)
 
     def _answer_as_is(self, ticket: RowTicket, slot_N: IntArray, now_s: float) -> bool:
@@ -262,6 +262,6 @@ class SegmentScheduler:
             deadline_s = ticket.request.deadline_s
             if deadline_s is None or not ticket.answers_early or following == len(ticket.route.members):
                 continue
-            expected_s = float(self.statistics.expected_s_M[ticket.route.members[following]])
+            expected_s = self.statistics.expected_s[ticket.route.members[following]]
             late_B[place] = now_s + expected_s + REPLY_MARGIN_S > deadline_s
         return late_B

@@ -4,6 +4,7 @@ import math
 import re
 from collections.abc import Callable
 
+import numpy as np
 import pytest
 
 from cascade_serve.core.combine import Combine
@@ -13,12 +14,16 @@ from cascade_serve.core.route import make_route
 from cascade_serve.errors import InvalidRequestError, NotFoundError
 
 
+def float32s(*thresholds: float) -> tuple[float, ...]:
+    return tuple(float(np.float32(threshold)) for threshold in thresholds)
+
+
 def test_the_policy_as_planned(plan: Plan) -> None:
     route = make_route(plan, Terms())
     assert route.policy == "default"
     assert route.members == (0, 1, 2)
     assert route.flops == (10, 100, 1000)
-    assert route.thresholds == (0.9, 0.8, math.inf)
+    assert route.thresholds == float32s(0.9, 0.8, math.inf)
     assert route.last_reason is ExitReason.LAST_STAGE
     assert not route.is_ensemble
     assert route.is_certified
@@ -28,23 +33,25 @@ def test_members_follow_the_policys_own_order(plan: Plan) -> None:
     route = make_route(plan, Terms(policy="backwards"))
     assert route.members == (2, 0)
     assert route.flops == (1000, 10)
-    assert route.thresholds == (0.5, math.inf)
+    assert route.thresholds == float32s(0.5, math.inf)
     assert not route.is_certified  # it carries no certificate
 
 
 def test_one_threshold_stands_for_all_stages(plan: Plan) -> None:
     route = make_route(plan, Terms(confidence_threshold=0.7))
-    assert route.thresholds == (0.7, 0.7, math.inf)
+    assert route.thresholds == float32s(0.7, 0.7, math.inf)
     assert not route.is_certified
 
 
 def test_one_threshold_a_stage_but_the_last(plan: Plan) -> None:
     route = make_route(plan, Terms(confidence_threshold=(0.6, 0.4)))
-    assert route.thresholds == (0.6, 0.4, math.inf)
+    assert route.thresholds == float32s(0.6, 0.4, math.inf)
 
 
 def test_a_tuple_of_one_is_not_one_for_all(plan: Plan) -> None:
-    assert make_route(plan, Terms(policy="backwards", confidence_threshold=(0.3,))).thresholds == (0.3, math.inf)
+    assert make_route(plan, Terms(policy="backwards", confidence_threshold=(0.3,))).thresholds == float32s(
+        0.3, math.inf
+    )
     with pytest.raises(InvalidRequestError):
         make_route(plan, Terms(confidence_threshold=(0.3,)))
 
@@ -79,14 +86,14 @@ def test_caps_at_and_around_the_sums(plan: Plan, cap: int, members: tuple[int, .
     route = make_route(plan, Terms(max_flops=cap))
     assert route.members == members
     assert len(route.flops) == len(route.thresholds) == len(members)
-    assert route.thresholds == (0.9, 0.8, math.inf)[: len(members)]
+    assert route.thresholds == float32s(0.9, 0.8, math.inf)[: len(members)]
     assert route.last_reason is reason
     assert route.is_certified == (reason is ExitReason.LAST_STAGE)
 
 
 def test_a_cap_keeps_the_thresholds_of_the_stages_that_are_left(plan: Plan) -> None:
     route = make_route(plan, Terms(max_flops=200, confidence_threshold=(0.6, 0.4)))
-    assert route.thresholds == (0.6, 0.4)
+    assert route.thresholds == float32s(0.6, 0.4)
 
 
 def test_a_cap_under_the_first_stage(plan: Plan) -> None:

@@ -216,21 +216,8 @@ def test_a_batch_that_cannot_be_settled_fails_its_requests_and_nothing_else(
     bench = make_bench()
     assert isinstance(bench.engine, CommitteeEngine)
     with monkeypatch.context() as patch:
-        patch.setattr(bench.engine._slab, "answer", lambda *_arguments: 1 / 0)
+        patch.setattr(bench.engine._scheduler, "settle", lambda *_arguments: 1 / 0)
         with pytest.raises(MemberError, match="member 'small' failed"):
-            ask(bench, 1, 2, confidence_threshold=0.0)
-    assert len(ask(bench, 1, 2).label_B) == 2
-    assert bench.engine.rows_in_flight == 0
-
-
-def test_answers_that_cannot_be_read_fail_their_requests_and_nothing_else(
-    make_bench: MakeBench, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    bench = make_bench()
-    assert isinstance(bench.engine, CommitteeEngine)
-    with monkeypatch.context() as patch:
-        patch.setattr(bench.engine._slab, "read", lambda _slots: 1 / 0)
-        with pytest.raises(MemberError, match="its answers can't be read"):
             ask(bench, 1, 2, confidence_threshold=0.0)
     assert len(ask(bench, 1, 2).label_B) == 2
     assert bench.engine.rows_in_flight == 0
