@@ -16,11 +16,12 @@ import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import assert_never
 
 from benchmarks.environment import describe
 from benchmarks.peers.catalogue import PEERS, all_computes, choose
 from benchmarks.peers.load import Seen
-from benchmarks.peers.loads import ALL, QUICK, Load, is_peak_of, parse_loads
+from benchmarks.peers.loads import ALL, FORMS, QUICK, Kind, Load, is_peak_of, parse_loads
 from benchmarks.peers.plots import draw
 from benchmarks.peers.running import Contender, PeerFailure, Variant, all_stopped, generate
 from benchmarks.peers.tables import Run, print_tables
@@ -82,10 +83,16 @@ class Comparison:
         with contender.turn() as server:
             job = contender.job(server, images_per_request=load.images_per_request)
             job = replace(job, seconds=self._settings.seconds, warm_up_s=self._settings.warm_up_s)
-            if load.is_open:
-                rate = load.level / 100 * self._peak(contender.variant, load) / load.images_per_request
-                return generate(replace(job, rate=rate, seed=repeat))
-            return generate(replace(job, concurrency=load.level))
+            match load.kind:
+                case Kind.CLOSED:
+                    return generate(replace(job, concurrency=load.level))
+                case Kind.SHARE:
+                    images_per_s = load.level / 100 * self._peak(contender.variant, load)
+                case Kind.RATE:
+                    images_per_s = float(load.level)
+                case _:
+                    assert_never(load.kind)
+            return generate(replace(job, rate=images_per_s / load.images_per_request, seed=repeat))
 
     def _peak(self, variant: Variant, load: Load) -> float:
         """Give the images a second of the closed loop that had most, by medians."""
@@ -105,7 +112,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--seconds", type=float, default=4.0, help="of a run")
     parser.add_argument("--warm-up", type=float, default=1.0, help="seconds before it")
     parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--loads", default=ALL, help="c<callers>x<images>, o<per cent of the peak>x<images>")
+    parser.add_argument("--loads", default=ALL, help=FORMS)
     parser.add_argument("--quick", action="store_true", help=f"one short run each of {QUICK}")
     parser.add_argument("--work", type=Path, default=Path("bench_out/peers/work"), help="members, bundles and images")
     parser.add_argument("--out", type=Path, default=Path("bench_out/peers"))

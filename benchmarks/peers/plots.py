@@ -7,14 +7,14 @@ import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from benchmarks.peers.loads import Load
+from benchmarks.peers.loads import Kind, Load
 from benchmarks.peers.tables import ECHO, OURS, Run, best_of, group, median
 
 _OURS_COLOUR, _OTHERS_COLOUR = "#c1121f", "#669bbc"
 
 
 def draw(runs: Sequence[Run], out: Path) -> None:
-    """Write ``servers-<load>.png`` for each closed loop, and ``latency-<images>.png`` over the open ones.
+    """Write ``servers-<load>.png`` for each closed loop, and ``latency-<images>.png`` over the shares of the peak.
 
     Args:
         runs: of all loads.
@@ -24,8 +24,8 @@ def draw(runs: Sequence[Run], out: Path) -> None:
     real = [run for run in runs if run.peer != ECHO]
     for load in dict.fromkeys(run.load for run in real if not run.load.is_open):
         _draw_servers([run for run in real if run.load == load], load, out / f"servers-{load}.png")
-    for size in sorted({run.load.images_per_request for run in real if run.load.is_open}):
-        chosen = [run for run in real if run.load.is_open and run.load.images_per_request == size]
+    for size in sorted({run.load.images_per_request for run in real if run.load.kind is Kind.SHARE}):
+        chosen = [run for run in real if run.load.kind is Kind.SHARE and run.load.images_per_request == size]
         _draw_latency(chosen, size, out / f"latency-{size}.png")
 
 

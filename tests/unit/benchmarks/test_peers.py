@@ -17,11 +17,11 @@ import pytest
 from benchmarks.peers.catalogue import PEERS, choose
 from benchmarks.peers.flops import LOADS, print_row
 from benchmarks.peers.load import Arrivals, Job, Seen, run
-from benchmarks.peers.loads import ALL, Load, parse_loads
+from benchmarks.peers.loads import ALL, Kind, Load, parse_loads
 from benchmarks.peers.peer import Compute, Engine, Precision
 from benchmarks.peers.processes import MARK, Processes, cpu_s, marked_pids
 from benchmarks.peers.setup import NAMES
-from benchmarks.peers.tables import Run, best_of, group, ratio
+from benchmarks.peers.tables import Run, best_of, group, print_tables, ratio
 from benchmarks.peers.wire import CascadeInClient, OpenInference, OpenInferenceBytes, PlainBytes, WrappedBytes
 from benchmarks.peers.work import CASCADE, SINGLE
 from cascade_serve.core.arrays import ImageArray
@@ -32,12 +32,13 @@ _PIXELS = 4
 
 
 def test_loads_are_read_with_closed_ones_first() -> None:
-    loads = parse_loads("o80x16,c32x16")
+    loads = parse_loads("o80x16,r250x1,c32x16")
     assert loads == (
-        Load(is_open=False, level=32, images_per_request=16),
-        Load(is_open=True, level=80, images_per_request=16),
+        Load(kind=Kind.CLOSED, level=32, images_per_request=16),
+        Load(kind=Kind.SHARE, level=80, images_per_request=16),
+        Load(kind=Kind.RATE, level=250, images_per_request=1),
     )
-    assert [str(load) for load in loads] == ["c32x16", "o80x16"]
+    assert [str(load) for load in loads] == ["c32x16", "o80x16", "r250x1"]
     assert len(parse_loads(ALL)) == ALL.count(",") + 1
 
 
@@ -239,6 +240,16 @@ def test_the_best_is_the_fastest_by_median() -> None:
     assert best_of(groups, ("plain",), None) is None
 
 
+def test_servers_are_compared_by_latency_where_all_answer_the_same_rate(capsys: pytest.CaptureFixture[str]) -> None:
+    load = Load(kind=Kind.RATE, level=250, images_per_request=1)
+    print_tables(
+        [_run("ours", 0, 250.0, p50_ms=6.0, load=load), _run("plain", 0, 250.0, p50_ms=4.0, load=load)], [load]
+    )
+    ours, plain = [line for line in capsys.readouterr().out.splitlines() if line.startswith(("| ours", "| plain"))][:2]
+    assert "| 250 |  | 6.00 |" in ours
+    assert "| 250 | 1.50 (1.50 to 1.50) | 4.00 |" in plain
+
+
 def test_gains_are_taken_within_a_pair_and_set_beside_the_flops(capsys: pytest.CaptureFixture[str]) -> None:
     cascade = [_run("ours", repeat, rate).seen for repeat, rate in enumerate((400.0, 300.0, 900.0))]
     single = [_run("ours", repeat, rate).seen for repeat, rate in enumerate((200.0, 200.0, 300.0))]
@@ -251,11 +262,14 @@ def test_gains_are_taken_within_a_pair_and_set_beside_the_flops(capsys: pytest.C
     assert capsys.readouterr().out.split(" | ")[3] == "0.50 (0.50 to 0.50)"
 
 
-def _run(peer: str, repeat: int, rate: float) -> Run:
+_CLOSED = Load(kind=Kind.CLOSED, level=32, images_per_request=1)
+
+
+def _run(peer: str, repeat: int, rate: float, p50_ms: float = 1.0, load: Load = _CLOSED) -> Run:
     seen = Seen(
         requests=1,
         images_per_s=rate,
-        p50_ms=1.0,
+        p50_ms=p50_ms,
         p99_ms=2.0,
         mean_ms=1.0,
         errors={},
@@ -271,7 +285,6 @@ def _run(peer: str, repeat: int, rate: float) -> Run:
         seconds=1.0,
     )
     compute = str(Compute(engine=Engine.ONNX_RUNTIME, precision=Precision.FP32))
-    load = Load(is_open=False, level=32, images_per_request=1)
     return Run(peer=peer, compute=compute, load=load, repeat=repeat, seen=seen)
 
 
