@@ -50,6 +50,8 @@ class RowTicket:
         route: of its rows.
         slots: in the order of the rows.
         admitted_s: on the engine's clock.
+        answers_early: the caller would rather have an early answer than none.
+        due_s: when the request must be answered or failed, on the engine's clock; infinity when it has no deadline.
         sequence: of its admission; smaller is older.
         open_rows: rows without an answer yet.
         is_closed: ended, well or badly.
@@ -66,6 +68,9 @@ class RowTicket:
         self.route = route
         self.slots = slots
         self.admitted_s = admitted_s
+        self.answers_early = request.terms.on_deadline is OnDeadline.ANSWER
+        margin_s = REPLY_MARGIN_S if self.answers_early else 0.0
+        self.due_s = math.inf if request.deadline_s is None else request.deadline_s - margin_s
         self.sequence = 0
         self.open_rows = len(slots)
         self.is_closed = False
@@ -82,18 +87,6 @@ class RowTicket:
     def cancel(self) -> None:
         """Take the request's rows out; see :class:`~cascade_serve.engine.protocol.Ticket`."""
         self._engine.abandon(self)
-
-    @property
-    def answers_early(self) -> bool:
-        """The caller would rather have an early answer than none."""
-        return self.request.terms.on_deadline is OnDeadline.ANSWER
-
-    @property
-    def due_s(self) -> float:
-        """When the request must be answered or failed, on the engine's clock; infinity when it has no deadline."""
-        if self.request.deadline_s is None:
-            return math.inf
-        return self.request.deadline_s - (REPLY_MARGIN_S if self.answers_early else 0.0)
 
     def sleep(self, wake_s: float, clock: Callable[[], float]) -> None:
         """Wait, without any lock, until the request is closed, or a time on the clock comes; infinity is never."""
