@@ -261,7 +261,7 @@ class CommitteeEngine:
             _log.exception("a batch of member %r failed", self.plan.members[job.batch.member].name)
             with self._lock:
                 self._put_back(job)
-                self._scheduler.fail(job.batch, job.batch.slots)
+                self._scheduler.fail(job.batch, job.batch.rows)
                 self._deliver()
                 if isinstance(error, Exception):
                     return self._take_job(self._clock(), ticket)
@@ -286,7 +286,7 @@ class CommitteeEngine:
             statistics.ran(batch.member, len(batch.slots), sum(queue_s_B), now_s - started_s)
             if outcome.failed_B is not None:
                 statistics.failed(batch.member)
-                self._scheduler.fail(batch, compress(batch.slots, outcome.failed_B))
+                self._scheduler.fail(batch, compress(batch.rows, outcome.failed_B))
             gates = self._scheduler.note(batch, outcome)
         self._observer.batch_ran(self.plan.members[batch.member].name, queue_s_B, now_s - started_s)
         return [(gated, self._gate(gated, now_s, statistics.expected_s)) for gated in gates]

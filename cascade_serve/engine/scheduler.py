@@ -158,11 +158,13 @@ class Scheduler:
                 row.num_to_come = 1
                 self._defer(owner, slot, gated.stage + 1, now_s)
 
-    def fail(self, batch: Batch, slots: Iterable[int]) -> None:
-        """Fail the requests of rows on which a member raised."""
+    def fail(self, batch: Batch, rows: Iterable[Row]) -> None:
+        """Fail the requests of those of a batch's rows on which its member raised.
+
+        By row, as a slot may be another request's, or nobody's, once the batch has been finished.
+        """
         name = self._plan.members[batch.member].name
-        for slot in slots:
-            row = self._rows.row(slot)
+        for row in rows:
             if row.owner is not None:
                 self.end(row.owner, MemberError(f"row {row.position}: member {name!r} failed"))
 

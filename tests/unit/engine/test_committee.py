@@ -210,6 +210,29 @@ def test_an_unforeseen_error_fails_the_rows_it_held_and_nothing_else(make_any_be
     assert bench.engine.rows_in_flight == 0
 
 
+def test_an_unforeseen_error_fails_the_rows_beside_one_whose_request_has_gone(make_bench: MakeBench) -> None:
+    gate = Gate(member=0)
+
+    def explode(member: int, rows: int) -> None:
+        gate(member, rows)
+        raise ZeroDivisionError
+
+    bench = make_bench(before_run=explode)
+    gone, running, waiting = (bench.engine.admit(Request(images_BHWC=images(value))) for value in (1, 2, 3))
+    going = in_thread(running.result)
+    assert gate.entered.wait(30)
+    staying = in_thread(waiting.result)
+    gone.cancel()
+    with pytest.raises(AbandonedError):
+        gone.result()
+    gate.opened.set()
+    for thread, ends in (going, staying):
+        thread.join(30)
+        assert [type(end) for end in ends] == [MemberError]
+    assert bench.runners[0].batches == [(0, 3)]
+    assert bench.engine.rows_in_flight == 0
+
+
 def test_a_batch_that_cannot_be_settled_fails_its_requests_and_nothing_else(
     make_bench: MakeBench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
