@@ -310,7 +310,8 @@ class CommitteeEngine:
         probabilities, labels, confidences, stages, reasons, flops, exited_s = zip(*answers, strict=True)
         is_early = ticket.answers_early and ExitReason.DEADLINE in reasons
         reply = Reply(
-            probabilities_BK=probabilities[0] if len(answers) == 1 else np.concatenate(probabilities),
+            # A copy even of one row: it was a part of its batch's array, which would live as long as the reply.
+            probabilities_BK=np.concatenate(probabilities),
             label_B=np.array(labels, dtype=np.int64),
             confidence_B=np.array(confidences, dtype=np.float32),
             exit_stage_B=np.array(stages, dtype=np.int64),

@@ -627,6 +627,21 @@ def test_an_engine_goes_with_its_last_user() -> None:
         gc.enable()
 
 
+def test_nothing_of_a_batch_or_its_requests_outlives_their_replies(make_bench: MakeBench) -> None:
+    bench = make_bench()
+    gc.disable()
+    try:
+        tickets = [bench.engine.admit(Request(images_BHWC=images(value), terms=TERMS[0])) for value in range(6)]
+        kept = weakref.WeakSet(tickets)
+        replies = [ticket.result() for ticket in tickets]
+        del tickets
+        assert not kept
+    finally:
+        gc.enable()
+    assert bench.runners[0].batches[0] == (0, 6)
+    assert all(reply.probabilities_BK.base is None for reply in replies)
+
+
 def test_warm_up_runs_every_bucket_of_every_member_on_every_worker(make_bench: MakeBench) -> None:
     bench = make_bench(workers=2, max_batch_size=6, max_queue_rows=6)
     bench.engine.warm_up()
