@@ -156,11 +156,20 @@ class CommitteeEngine:
                 self._slab.images_RHWC[rows_of(slots)] = request.images_BHWC
                 self._scheduler.enqueue(ticket)
         if not is_light:
-            self._slab.images_RHWC[rows_of(slots)] = request.images_BHWC
-            with self._lock:
-                if not ticket.is_closed:
-                    self._scheduler.enqueue(ticket)
+            self._bring(ticket)
         return ticket
+
+    def _bring(self, ticket: RowTicket) -> None:
+        """Copy a request's images without the lock, then queue its rows."""
+        try:
+            self._slab.images_RHWC[rows_of(ticket.slots)] = ticket.request.images_BHWC
+        except BaseException:
+            # Ctrl-C: nobody gets the ticket, so nobody else would give its slots back.
+            self.release(ticket)
+            raise
+        with self._lock:
+            if not ticket.is_closed:
+                self._scheduler.enqueue(ticket)
 
     # Threads look for a batch, run it and settle it.
 

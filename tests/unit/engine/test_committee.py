@@ -19,6 +19,7 @@ from cascade_serve.core.combine import Combine, include, is_usable, member_score
 from cascade_serve.core.confidence import Confidence, confidence
 from cascade_serve.core.request import ExitReason, Mode, OnDeadline, Reply, Request, Terms
 from cascade_serve.core.route import make_route
+from cascade_serve.engine import committee
 from cascade_serve.engine.committee import CommitteeEngine
 from cascade_serve.engine.protocol import Ticket
 from cascade_serve.errors import (
@@ -582,6 +583,27 @@ def test_a_worker_is_not_lost_to_an_interrupt(make_bench: MakeBench) -> None:
         ask(bench, 1)
     assert len(ask(bench, 2).label_B) == 1
     assert bench.engine.rows_in_flight == 0
+
+
+class _Interrupting:
+    def __setitem__(self, _rows: object, _images_BHWC: ImageArray) -> None:
+        raise KeyboardInterrupt
+
+
+def test_slots_are_not_lost_to_an_interrupt_while_images_are_copied(
+    make_bench: MakeBench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bench = make_bench()
+    # As large images are: copied without the lock.
+    monkeypatch.setattr(committee, "_LIGHT_BYTES", 0)
+    assert isinstance(bench.engine, CommitteeEngine)
+    with monkeypatch.context() as patch:
+        patch.setattr(bench.engine._slab, "images_RHWC", _Interrupting())
+        with pytest.raises(KeyboardInterrupt):
+            bench.engine.admit(Request(images_BHWC=images(1, 2)))
+    assert bench.engine.rows_in_flight == 0
+    assert answers(ask(bench, 1, 2)) == [by_hand(bench, value, Terms()) for value in (1, 2)]
+    assert bench.engine.drain(30)
 
 
 def test_a_worker_is_not_lost_where_no_thread_can_be_started(
