@@ -83,6 +83,7 @@ class Watcher:
     queue_s: list[float] = field(default_factory=list)
     gated: list[tuple[int, float]] = field(default_factory=list)
     replies: list[Reply] = field(default_factory=list)
+    row_s: list[float] = field(default_factory=list)
     lock: threading.Lock = field(default_factory=threading.Lock)
 
     def batch_ran(self, member: str, queue_s_B: Sequence[float], compute_s: float) -> None:
@@ -97,6 +98,7 @@ class Watcher:
         assert len(row_s_B) == len(reply.label_B)
         with self.lock:
             self.replies.append(reply)
+            self.row_s.extend(row_s_B)
 
 
 @dataclass

@@ -15,7 +15,7 @@ import pytest
 from table_committee import FLOPS, POISON, Bench, MakeBench, make_plan, make_table_bench, random_table
 
 from cascade_serve.core.arrays import ImageArray
-from cascade_serve.core.combine import Combine, include, is_usable, member_score, probabilities
+from cascade_serve.core.combine import Combine, combine_stages, include, is_usable, member_score, probabilities
 from cascade_serve.core.confidence import Confidence, confidence
 from cascade_serve.core.request import ExitReason, Mode, OnDeadline, Reply, Request, Terms
 from cascade_serve.core.route import make_route
@@ -126,6 +126,68 @@ def test_a_batch_holds_rows_of_different_requests(make_bench: MakeBench) -> None
     assert len(first.result().label_B) == 2
     assert second.result().exit_stage_B.tolist() == [0]
     assert bench.runners[0].batches[0] == (0, 3)
+
+
+def bits(reply: Reply) -> list[tuple[bytes, bytes]]:
+    rows = zip(reply.probabilities_BK, reply.confidence_B, strict=True)
+    return [(probabilities_K.tobytes(), sure.tobytes()) for probabilities_K, sure in rows]
+
+
+@pytest.mark.parametrize("combine", list(Combine))
+@pytest.mark.parametrize("confidence_function", list(Confidence))
+def test_a_row_has_the_same_bits_in_any_company_and_by_the_core(
+    make_bench: MakeBench, combine: Combine, confidence_function: Confidence
+) -> None:
+    table, values = random_table(3), range(24)
+    # Rows with a member left out change how the others of their batch are computed.
+    table[0, 1::5], table[1, 2::7, 1], table[2, 4::9] = np.nan, np.inf, 1e31
+    plan = make_plan(combine, confidence_function)
+    for terms in (Terms(policy="short", confidence_threshold=1.0), Terms(confidence_threshold=0.8), Terms()):
+        ran = make_bench(plan, table=table, max_batch_size=9)
+        others = ran.engine.admit(Request(images_BHWC=images(*range(80, 110)), terms=Terms(policy="back")))
+        together = ask_on(ran, terms, *values)
+        others.result()
+        assert bits(together) == [bits(ask_on(ran, terms, value))[0] for value in values]
+        stages = together.exit_stage_B.tolist()
+        assert bits(together) == [bits_by_core(ran, terms, *row) for row in zip(values, stages, strict=True)]
+
+
+def ask_on(bench: Bench, terms: Terms, *values: int) -> Reply:
+    return bench.engine.admit(Request(images_BHWC=images(*values), terms=terms)).result()
+
+
+def bits_by_core(bench: Bench, terms: Terms, value: int, exit_stage: int) -> tuple[bytes, bytes]:
+    plan, members = bench.plan, list(make_route(bench.plan, terms).members[: exit_stage + 1])
+    logits_SK = bench.logits_MVK[members, value]
+    usable_1S = is_usable(logits_SK)[None]
+    scores_SK = member_score(plan.combine, np.where(usable_1S.T, logits_SK, np.float32(0)), 1.0)
+    answer_1K = combine_stages(plan.combine, scores_SK[None], usable_1S)
+    return answer_1K[0].tobytes(), confidence(plan.confidence, answer_1K)[0].tobytes()
+
+
+def test_a_tie_of_confidence_and_threshold_exits_and_one_step_more_defers(make_pure_bench: MakeBench) -> None:
+    bench = make_pure_bench()
+    sure = ask(bench, 5, max_flops=100).confidence_B[0]
+    nextafter = [float(np.nextafter(sure, np.float32(side))) for side in (0, 1)]
+    # Between two numbers of float32 a threshold is the nearer one.
+    for threshold in (float(sure), nextafter[0], float(sure) + (nextafter[1] - float(sure)) / 4):
+        assert ask(bench, 5, confidence_threshold=threshold).exit_stage_B.tolist() == [0]
+    assert ask(bench, 5, confidence_threshold=nextafter[1]).exit_stage_B[0] > 0
+
+
+def test_a_reply_has_the_types_and_shapes_that_it_says(make_pure_bench: MakeBench) -> None:
+    bench = make_pure_bench(max_batch_size=4)
+    for rows in (1, 3, 9):
+        reply = ask(bench, *range(rows))
+        assert (reply.probabilities_BK.dtype, reply.probabilities_BK.shape) == (np.float32, (rows, 3))
+        for array_B, kind in (
+            (reply.label_B, np.int64),
+            (reply.confidence_B, np.float32),
+            (reply.exit_stage_B, np.int64),
+            (reply.exit_reason_B, np.uint8),
+            (reply.flops_B, np.int64),
+        ):
+            assert (array_B.dtype, array_B.shape) == (kind, (rows,))
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -394,6 +456,19 @@ def test_a_deadline_that_passes_between_stages(make_any_bench: MakeBench, on_dea
         in_time = ask(bench, 1, deadline_s=clock.now_s + 3.5, **terms)
         assert answers(in_time)[0][1:] == (2, "LAST_STAGE", 1050)
     assert bench.engine.rows_in_flight == 0
+
+
+def test_each_row_is_timed_to_its_own_exit(make_bench: MakeBench) -> None:
+    clock, table = Clock(), random_table()
+    table[0, 1], table[:, 2] = (9.0, 0.0, 0.0), 0.0
+
+    def pass_time(_member: int, _rows: int) -> None:
+        clock.now_s += 1.0
+
+    bench = make_bench(table=table, before_run=pass_time, clock=clock)
+    assert ask(bench, 2, 1).exit_stage_B.tolist() == [2, 0]
+    assert bench.watcher.row_s == [3.0, 1.0]
+    assert [stage for stage, _ in bench.watcher.gated] == [0, 0, 1, 2]
 
 
 def test_an_early_answer_while_the_next_stage_is_stuck(make_bench: MakeBench) -> None:
