@@ -179,7 +179,8 @@ def test_a_reply_has_the_types_and_shapes_that_it_says(make_pure_bench: MakeBenc
     bench = make_pure_bench(max_batch_size=4)
     for rows in (1, 3, 9):
         reply = ask(bench, *range(rows))
-        assert (reply.probabilities_BK.dtype, reply.probabilities_BK.shape) == (np.float32, (rows, 3))
+        assert reply.probabilities_BK.dtype == np.float32
+        assert reply.probabilities_BK.shape == (rows, 3)
         for array_B, kind in (
             (reply.label_B, np.int64),
             (reply.confidence_B, np.float32),
@@ -187,7 +188,8 @@ def test_a_reply_has_the_types_and_shapes_that_it_says(make_pure_bench: MakeBenc
             (reply.exit_reason_B, np.uint8),
             (reply.flops_B, np.int64),
         ):
-            assert (array_B.dtype, array_B.shape) == (kind, (rows,))
+            assert array_B.dtype == kind
+            assert array_B.shape == (rows,)
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -222,6 +224,16 @@ def test_a_nan_member_is_left_out_of_the_mean_and_defers(make_pure_bench: MakeBe
     assert reply.flops_B.tolist() == [350, 350, 100]
     gated = dict.fromkeys(stage for stage, rated in bench.watcher.gated if np.isnan(rated))
     assert list(gated) == [0]
+
+
+def test_a_nan_between_two_answers_defers_however_sure_the_first_was(make_pure_bench: MakeBench) -> None:
+    table = random_table()
+    table[1, 5] = np.nan
+    bench = make_pure_bench(table=table)
+    terms = Terms(confidence_threshold=(1.0, 0.0))
+    assert answers(ask_on(bench, terms, 5, 6)) == [by_hand(bench, 5, terms), by_hand(bench, 6, terms)]
+    assert by_hand(bench, 5, terms)[1:] == (2, "LAST_STAGE", 1050)
+    assert [stage for stage, rated in bench.watcher.gated if np.isnan(rated)] == [1]
 
 
 def test_a_nan_at_the_last_stage_leaves_the_answer_of_the_others(make_pure_bench: MakeBench) -> None:

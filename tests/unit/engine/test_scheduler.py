@@ -12,11 +12,11 @@ from cascade_serve.core.confidence import confidence
 from cascade_serve.core.request import ExitReason, Mode, OnDeadline, Request, Terms
 from cascade_serve.core.route import make_route
 from cascade_serve.engine.batch_run import BatchOutcome
-from cascade_serve.engine.gating import Gated, score_logits
+from cascade_serve.engine.gating import Gated, gate, score_logits
 from cascade_serve.engine.protocol import EngineConfig
 from cascade_serve.engine.scheduler import Batch, Scheduler
 from cascade_serve.engine.slab import Slab
-from cascade_serve.engine.ticket import RowTicket
+from cascade_serve.engine.ticket import REPLY_MARGIN_S, RowTicket
 from cascade_serve.errors import AbandonedError, LateError, MemberError
 
 PLAN = make_plan()
@@ -152,3 +152,19 @@ def test_no_early_answer_where_one_row_has_nothing_usable() -> None:
     assert isinstance(ticket.error, LateError)
     assert "2 of 2 rows unanswered" in str(ticket.error)
     assert not house.scheduler.has_waiting
+
+
+def test_a_row_leaves_early_only_where_its_own_next_member_would_end_too_late() -> None:
+    house, expected_s, now_s, step_s = make_house(NUM_SLOTS), (1.0, 2.0, 4.0), 10.0, 1e-6
+    for policy, next_s in (("default", expected_s[1]), ("short", expected_s[2])):
+        end_s = now_s + next_s + REPLY_MARGIN_S
+        for deadline_s in (end_s - step_s, end_s + step_s, None):
+            house.admit(
+                1, policy=policy, confidence_threshold=1.0, on_deadline=OnDeadline.ANSWER, deadline_s=deadline_s
+            )
+    house.admit(1, confidence_threshold=1.0, deadline_s=now_s + step_s)
+    (gated,) = house.hear(house.take(), *[[0.0, 1.0, 2.0]] * 7)
+    verdicts = gate(PLAN, house.slab, gated, now_s=now_s, expected_s=expected_s)
+    reasons = [answer and answer.exit_reason for answer in verdicts.answers]
+    assert reasons == [ExitReason.DEADLINE, None, None] * 2 + [None]
+    assert not verdicts.failing
