@@ -270,6 +270,19 @@ def test_a_poisoned_row_fails_alone(make_any_bench: MakeBench, mode: Mode) -> No
     assert bench.engine.rows_in_flight == 0
 
 
+def test_a_nan_row_beside_a_poisoned_one_is_left_out_all_the_same(make_any_bench: MakeBench) -> None:
+    table = random_table()
+    table[0, 5] = np.nan
+    bench = make_any_bench(table=table)
+    terms = Terms(confidence_threshold=0.0)
+    bad, good = (
+        bench.engine.admit(Request(images_BHWC=images(*values), terms=terms)) for values in ((POISON,), (5, 6))
+    )
+    assert answers(good.result()) == [by_hand(bench, value, terms) for value in (5, 6)]
+    with pytest.raises(MemberError, match="row 0: member 'small' failed"):
+        bad.result()
+
+
 def test_an_unforeseen_error_fails_the_rows_it_held_and_nothing_else(make_any_bench: MakeBench) -> None:
     armed = [True]
 
@@ -481,6 +494,21 @@ def test_each_row_is_timed_to_its_own_exit(make_bench: MakeBench) -> None:
     assert ask(bench, 2, 1).exit_stage_B.tolist() == [2, 0]
     assert bench.watcher.row_s == [3.0, 1.0]
     assert [stage for stage, _ in bench.watcher.gated] == [0, 0, 1, 2]
+
+
+def test_an_early_answer_is_not_what_was_certified(make_any_bench: MakeBench) -> None:
+    clock, table = Clock(), random_table()
+    table[:, 2] = 0.0
+
+    def pass_time(_member: int, _rows: int) -> None:
+        clock.now_s += 1.0
+
+    bench = make_any_bench(table=table, before_run=pass_time, clock=clock)
+    bench.engine.warm_up()
+    for seconds, reason in ((1.5, ExitReason.DEADLINE), (9.0, ExitReason.LAST_STAGE)):
+        reply = ask(bench, 2, deadline_s=clock.now_s + seconds, on_deadline=OnDeadline.ANSWER)
+        assert reply.exit_reason_B.tolist() == [reason]
+        assert reply.certified == (reason is ExitReason.LAST_STAGE)
 
 
 def test_an_early_answer_while_the_next_stage_is_stuck(make_bench: MakeBench) -> None:

@@ -168,3 +168,34 @@ def test_a_row_leaves_early_only_where_its_own_next_member_would_end_too_late() 
     reasons = [answer and answer.exit_reason for answer in verdicts.answers]
     assert reasons == [ExitReason.DEADLINE, None, None] * 2 + [None]
     assert not verdicts.failing
+
+
+def test_what_ends_between_its_gate_and_its_settling_is_left_as_it_ended(house: House) -> None:
+    gone, other, staying = (house.admit(1, confidence_threshold=threshold) for threshold in (0.0, 1.0, 0.0))
+    early = house.admit(1, confidence_threshold=0.0, on_deadline=OnDeadline.ANSWER, deadline_s=10.0)
+    (gated,) = house.hear(house.take(), *[[0.0, 1.0, 2.0]] * 4)
+    verdicts = gate(PLAN, house.slab, gated, now_s=0.0, expected_s=(0.0, 0.0, 0.0))
+    house.abandon(gone)
+    house.abandon(other)
+    house.scheduler.expire(early, 10.0)
+    house.scheduler.settle(gated, verdicts, 0.0)
+    assert house.scheduler.ripe == [early, staying]
+    assert [answer and answer.exit_reason for answer in early.answers] == [ExitReason.DEADLINE]
+    assert gone.answers == other.answers == [None]
+    assert not house.scheduler.has_waiting
+
+
+@pytest.mark.parametrize("on_deadline", list(OnDeadline))
+def test_the_deadline_of_a_request_is_that_of_its_open_rows_alone(house: House, on_deadline: OnDeadline) -> None:
+    ticket = house.admit(2, confidence_threshold=0.9, on_deadline=on_deadline, deadline_s=10.0)
+    (gated,) = house.hear(house.take(), [9.0, 0.0, 0.0], [0.0, 1.0, 0.0])
+    house.scheduler.settle(gated, gate(PLAN, house.slab, gated, now_s=0.0, expected_s=(0.0, 0.0, 0.0)), 0.0)
+    assert (ticket.open_rows, house.scheduler.ripe) == (1, [])
+    house.scheduler.expire(ticket, 10.0)
+    assert not house.scheduler.has_waiting
+    if on_deadline is OnDeadline.FAIL:
+        assert str(ticket.error) == "the deadline passed with 1 of 2 rows unanswered"
+    else:
+        assert house.scheduler.ripe == [ticket]
+        reasons = [answer and answer.exit_reason for answer in ticket.answers]
+        assert reasons == [ExitReason.CONFIDENT, ExitReason.DEADLINE]
