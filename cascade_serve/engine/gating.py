@@ -14,7 +14,7 @@ from cascade_serve.core.plan import Plan
 from cascade_serve.core.request import ExitReason
 from cascade_serve.engine.rows import Row
 from cascade_serve.engine.slab import Rows, Slab
-from cascade_serve.engine.ticket import REPLY_MARGIN_S, RowAnswer, RowTicket
+from cascade_serve.engine.ticket import REPLY_MARGIN_S, RowAnswer
 
 
 class Gated(NamedTuple):
@@ -53,6 +53,18 @@ class _Said(NamedTuple):
     probabilities_BK: FloatArray
     label_B: list[int]
     confidence_B: list[float]
+
+    def answer(self, position: int, row: Row, *, stage: int, reason: ExitReason, now_s: float) -> RowAnswer:
+        """Give what the row at a position would leave with."""
+        return RowAnswer(
+            self.probabilities_BK[position : position + 1],
+            self.label_B[position],
+            self.confidence_B[position],
+            stage,
+            reason,
+            row.flops,
+            now_s,
+        )
 
 
 def score_logits(plan: Plan, member: int, logits_BK: FloatArray) -> tuple[FloatArray, BoolArray | None]:
@@ -93,19 +105,18 @@ def gate(plan: Plan, slab: Slab, gated: Gated, *, now_s: float, expected_s: Sequ
     if not _are_all_usable(rows, stage + 1):
         failing = frozenset(position for position, row in enumerate(rows) if _is_lost(row, stage))
         sure_B = [sure if row.usable >> stage & 1 else np.nan for row, sure in zip(rows, sure_B, strict=True)]
-    reasons = [_judge(row.owner, stage, sure, now_s, expected_s) for row, sure in zip(rows, sure_B, strict=True)]
+    reasons = [_judge(row, stage, sure, now_s, expected_s) for row, sure in zip(rows, sure_B, strict=True)]
     answers = [
-        None if reason is None or not row.usable else _answer(said, position, row, stage, reason, now_s)
+        None if reason is None else said.answer(position, row, stage=stage, reason=reason, now_s=now_s)
         for position, (row, reason) in enumerate(zip(rows, reasons, strict=True))
     ]
     return Verdicts(sure_B, answers, failing)
 
 
-def _judge(
-    owner: RowTicket | None, stage: int, sure: float, now_s: float, expected_s: Sequence[float]
-) -> ExitReason | None:
-    """Tell why a row leaves; None where it goes on, or was closed meanwhile."""
-    if owner is None:
+def _judge(row: Row, stage: int, sure: float, now_s: float, expected_s: Sequence[float]) -> ExitReason | None:
+    """Tell why a row leaves; None where it goes on, has nothing to leave with, or was closed meanwhile."""
+    owner = row.owner
+    if owner is None or not row.usable:
         return None
     route = owner.route
     if should_exit(sure, route.thresholds[stage]):
@@ -141,7 +152,7 @@ def answer_as_is(plan: Plan, slab: Slab, where: Rows, rows: Sequence[Row], now_s
         return None
     said = _combine(plan, slab, where, rows, max(row.ran for row in rows).bit_length())
     return [
-        _answer(said, position, row, row.ran.bit_length() - 1, ExitReason.DEADLINE, now_s)
+        said.answer(position, row, stage=row.ran.bit_length() - 1, reason=ExitReason.DEADLINE, now_s=now_s)
         for position, row in enumerate(rows)
     ]
 
@@ -164,17 +175,3 @@ def _are_all_usable(rows: Sequence[Row], num_stages: int) -> bool:
         if row.usable != every:
             return False
     return True
-
-
-def _answer(  # noqa: PLR0917 - one row's share of what was said
-    said: _Said, position: int, row: Row, stage: int, reason: ExitReason, now_s: float
-) -> RowAnswer:
-    return RowAnswer(
-        said.probabilities_BK[position : position + 1],
-        said.label_B[position],
-        said.confidence_B[position],
-        stage,
-        reason,
-        row.flops,
-        now_s,
-    )

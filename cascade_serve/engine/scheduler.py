@@ -2,7 +2,6 @@
 # Shapes: B rows of a batch, R slots.
 
 from collections.abc import Iterable
-from itertools import repeat
 from typing import NamedTuple
 
 import numpy as np
@@ -129,9 +128,9 @@ class Scheduler:
             # A member may stand at another stage in another policy.
             self._slab.score_RSK[np.array(batch.slots), np.array(stages)] = outcome.score_BK
         flops = self._plan.members[batch.member].flops
-        usables = repeat(True) if outcome.usable_B is None else outcome.usable_B.tolist()
+        usables: list[bool] = [True] * len(stages) if outcome.usable_B is None else outcome.usable_B.tolist()
         heard: dict[int, list[int]] = {}
-        for position, (row, stage, usable) in enumerate(zip(batch.rows, stages, usables, strict=False)):
+        for position, (row, stage, usable) in enumerate(zip(batch.rows, stages, usables, strict=True)):
             row.hear(stage, flops, is_usable=usable)
             if row.num_to_come == 0 and row.owner is not None:
                 route = row.owner.route

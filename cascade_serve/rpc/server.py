@@ -70,7 +70,7 @@ class ServerConfig:
 
     host: str = "127.0.0.1"
     port: int = 8001
-    max_in_flight_requests: int = 64
+    max_in_flight_requests: int = 128
     max_message_bytes: int = 64 << 20
     decode_limits: DecodeLimits = field(default=DEFAULT_LIMITS)
     max_request_pixels: int = 10 * DEFAULT_LIMITS.max_pixels

@@ -334,6 +334,19 @@ def test_a_batch_that_cannot_be_settled_fails_its_requests_and_nothing_else(
     assert bench.engine.rows_in_flight == 0
 
 
+def test_a_runner_that_leaves_rows_out_fails_its_batch_and_nothing_else(
+    make_bench: MakeBench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bench = make_bench()
+    broken_BK = np.full((1, bench.logits_MVK.shape[2]), np.nan, dtype=np.float32)
+    with monkeypatch.context() as patch:
+        patch.setattr(bench.runners[0], "run", lambda _member, _images: broken_BK)
+        with pytest.raises(MemberError, match="member 'small' failed"):
+            ask(bench, 1, 2, confidence_threshold=0.0)
+    assert len(ask(bench, 1, 2).label_B) == 2
+    assert bench.engine.rows_in_flight == 0
+
+
 BAD = [
     (np.zeros((1, 1, 1, 1), np.float32), "images: got datatype float32; must be UINT8"),
     (np.zeros((1, 2, 1, 1), np.uint8), r"images: got shape \[1, 2, 1, 1\]; must be \[n, 1, 1, 1\] with n at least 1"),
