@@ -14,6 +14,7 @@ import grpc
 import numpy as np
 import pytest
 
+from benchmarks.peers import overhead
 from benchmarks.peers.catalogue import PEERS, choose
 from benchmarks.peers.flops import LOADS, print_row
 from benchmarks.peers.load import Arrivals, Job, Seen, run
@@ -248,6 +249,15 @@ def test_servers_are_compared_by_latency_where_all_answer_the_same_rate(capsys: 
     ours, plain = [line for line in capsys.readouterr().out.splitlines() if line.startswith(("| ours", "| plain"))][:2]
     assert "| 250 |  | 6.00 |" in ours
     assert "| 250 | 1.50 (1.50 to 1.50) | 4.00 |" in plain
+
+
+def test_what_a_server_adds_is_taken_within_a_repeat() -> None:
+    means_ms = {overhead.RAW: [2.0, 4.0, 3.0], "echo": [1.0, 1.0, 1.0], "ours": [4.0, 8.0, 5.5]}
+    assert overhead.table(means_ms).splitlines()[2:] == [
+        "| raw engine | 3.00 |  |",
+        "| echo | 1.00 |  |",
+        "| ours | 5.50 | 1.50 (1.00 to 3.00) |",
+    ]
 
 
 def test_gains_are_taken_within_a_pair_and_set_beside_the_flops(capsys: pytest.CaptureFixture[str]) -> None:
