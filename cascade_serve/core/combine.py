@@ -14,8 +14,7 @@ from cascade_serve.core.arrays import BoolArray, FloatArray, IntArray
 
 LARGEST_LOGIT = 1e30
 """Logits beyond this are no answer: dividing them by a temperature, or adding them up, could pass float32's range."""
-_LARGEST = np.float32(LARGEST_LOGIT)
-_LARGEST_OF_ALL = float(_LARGEST)
+_LARGEST = float(np.float32(LARGEST_LOGIT))
 LEAST_TEMPERATURE = 1e-7
 """Neither a usable logit divided by this, nor the difference of two, passes float32's range."""
 
@@ -58,7 +57,7 @@ def is_usable(logits_BK: FloatArray) -> BoolArray:
 
 def are_usable(logits_BK: FloatArray) -> bool:
     """Tell whether all rows are usable, as nearly always, in fewer steps than :func:`is_usable`; [0, K] are."""
-    return logits_BK.size == 0 or np.maximum.reduce(np.abs(logits_BK), axis=None).item() <= _LARGEST_OF_ALL
+    return logits_BK.size == 0 or np.maximum.reduce(np.abs(logits_BK), axis=None).item() <= _LARGEST
 
 
 def member_score(rule: Combine, logits_BK: FloatArray, temperature: float) -> FloatArray:
