@@ -204,8 +204,8 @@ def run(job: Job) -> Seen:
     batches = _batches(len(images_NHWC), job.images_per_request)
     wire = make_wire(WireName(job.wire), job.threshold, job.model)
     requests = [wire.encode(images_NHWC[batch]) for batch in batches]
-    channels = [_connect(job.address) for _ in range(job.connections)]
-    calls = [_call(channel, wire.path) for channel in channels]
+    channels = [connect(job.address) for _ in range(job.connections)]
+    calls = [call_over(channel, wire.path) for channel in channels]
     num_callers = job.concurrency if job.rate is None else _OPEN_LOOP_CALLERS
     tallies = [Tally() for _ in range(num_callers)]
     pids = marked_pids(job.mark)
@@ -213,9 +213,7 @@ def run(job: Job) -> Seen:
     gc.disable()
     arrivals = Arrivals(job)
     callers = [
-        threading.Thread(
-            target=call_until_over, args=(arrivals, _share(calls, num, num_callers), wire, requests, tally)
-        )
+        threading.Thread(target=call_until_over, args=(arrivals, share(calls, num, num_callers), wire, requests, tally))
         for num, tally in enumerate(tallies)
     ]
     for caller in callers:
@@ -232,14 +230,14 @@ def run(job: Job) -> Seen:
     return _summarise(job, wire, batches, tallies, meters=(first, last), unsent=arrivals.count_unsent())
 
 
-def _connect(address: str) -> grpc.Channel:
+def connect(address: str) -> grpc.Channel:
     options = [("grpc.use_local_subchannel_pool", 1), ("grpc.max_receive_message_length", -1)]
     channel = grpc.insecure_channel(address, options)
     grpc.channel_ready_future(channel).result(_CONNECT_TIMEOUT_S)
     return channel
 
 
-def _call(channel: grpc.Channel, path: str) -> Call:
+def call_over(channel: grpc.Channel, path: str) -> Call:
     method: grpc.UnaryUnaryMultiCallable[bytes, bytes] = channel.unary_unary(path)
 
     def call(request: bytes) -> bytes:
@@ -249,7 +247,7 @@ def _call(channel: grpc.Channel, path: str) -> Call:
     return call
 
 
-def _share(calls: list[Call], caller: int, num_callers: int) -> list[Call]:
+def share(calls: list[Call], caller: int, num_callers: int) -> list[Call]:
     """Give a caller its connections: those that no other caller would use else, and at least one."""
     return [calls[position % len(calls)] for position in range(caller, max(len(calls), caller + 1), num_callers)]
 

@@ -1,11 +1,12 @@
 """Fast training, trick by trick: time, memory and accuracy of ResNet-9's ladder and of the recipes beside it.
 
-Page, "How to Train Your ResNet" (2018-2019); Jordan, airbench (arXiv 2404.00498). Four comparisons on CIFAR-10-JPEG:
+Page, "How to Train Your ResNet" (2018-2019); Jordan, airbench (arXiv 2404.00498). Five comparisons on CIFAR-10-JPEG:
 
     python -m benchmarks.training.ladder tricks     each rung of the ladder keeps the ones below it
     python -m benchmarks.training.ladder rates      triangular for batch 768, for batch 512, halved, constant
     python -m benchmarks.training.ladder depths     VGG-11 to VGG-19, as wide as ResNet-9
     python -m benchmarks.training.ladder recipes    ResNet-9, ResNet-56 and airbench's networks by their own recipes
+    python -m benchmarks.training.ladder equal      ResNet-56, and ResNet-9 in fewer epochs: which are as accurate?
 
 Rungs of the source have fewer epochs where a trick bought some; here all have the same, so that the accuracy shows what
 a trick is worth. On a GPU: ``--device cuda --width 64 --epochs 24 --batch 512``.
@@ -107,15 +108,33 @@ def _depths_experiment(setting: Setting, width: int) -> Experiment:
 def _recipes_experiment(setting: Setting, width: int) -> Experiment:
     """Set ResNet-9 beside ResNet-56, which is trained as its paper says, and airbench's networks and optimiser."""
     loop = setting.model.loop
-    ladder = tricks(width, loop.epochs, loop.batch_size, setting.device)[-1]
-    slow = replace(loop, lr=MultiStep(), optim=OptimConfig(weight_decay=1e-4), batch_size=128, label_smoothing=0.0)
     airbench = airbench_loop(epochs=max(3, loop.epochs // 3), device=setting.device)
     models = {
-        "resnet9, all tricks": _member("resnet9", ladder.loop, ladder.arguments),
-        "resnet56": _member("resnet56", slow),
+        "resnet9, all tricks": _fast(setting, width, loop.epochs),
+        "resnet56": _slow(loop),
         "airbench94, Muon": _member("airbench94_muon", airbench),
     }
     return _of_models(setting, "recipes", models)
+
+
+def _equal_experiment(setting: Setting, width: int) -> Experiment:
+    """Train ResNet-9 for as many epochs as ResNet-56, then for a half and a quarter of them, to find where they tie."""
+    loop = setting.model.loop
+    models = {f"resnet56, {loop.epochs} epochs": _slow(loop)}
+    for epochs in sorted({max(1, loop.epochs // part) for part in (1, 2, 4)}):
+        models[f"resnet9, all tricks, {epochs} epochs"] = _fast(setting, width, epochs)
+    return _of_models(setting, "equal", models)
+
+
+def _fast(setting: Setting, width: int, epochs: int) -> MemberConfig:
+    ladder = tricks(width, epochs, setting.model.loop.batch_size, setting.device)[-1]
+    return _member("resnet9", ladder.loop, ladder.arguments)
+
+
+def _slow(loop: LoopConfig) -> MemberConfig:
+    """Give ResNet-56 by its paper's recipe (He et al. 2016, section 4.2), in as many epochs as the setting's."""
+    recipe = replace(loop, lr=MultiStep(), optim=OptimConfig(weight_decay=1e-4), batch_size=128, label_smoothing=0.0)
+    return _member("resnet56", recipe)
 
 
 def airbench_loop(*, epochs: int, device: str) -> LoopConfig:
@@ -170,6 +189,7 @@ KINDS = {
     "rates": _rates_experiment,
     "depths": _depths_experiment,
     "recipes": _recipes_experiment,
+    "equal": _equal_experiment,
 }
 
 

@@ -5,6 +5,9 @@ from dataclasses import dataclass
 
 TOLERANCE = 0.05
 """A batch size is as good as the best where it costs at most this share more per image: less is noise."""
+AMPLE_TOLERANCE = 1 / 3
+"""A batch is ample where it costs at most this share more per image than the best: a larger one saves a quarter at
+most, which is not worth its rows' waiting."""
 BATCH_OVERHEAD_S = 150e-6
 """What the engine spends on a batch outside the member's run, whatever its size: forming, gating, settling.
 
@@ -21,10 +24,13 @@ class BatchLimits:
         max_rows: rows of one batch; more would delay rows and save nothing.
         full_rows: where so many rows wait, none waits for more: no larger batch runs them faster. At most ``max_rows``;
             1 where batching does not pay.
+        ample_rows: where so many rows wait, they let no batch of younger rows go first, to gather more meanwhile: a
+            larger batch would not save enough. At most ``full_rows``.
     """
 
     max_rows: int
     full_rows: int
+    ample_rows: int
 
 
 def batch_limits(profile: Mapping[int, float] | None, max_batch_size: int) -> BatchLimits:
@@ -36,17 +42,18 @@ def batch_limits(profile: Mapping[int, float] | None, max_batch_size: int) -> Ba
         max_batch_size: the operator's bound.
 
     Returns:
-        the smallest profiled sizes within ``TOLERANCE`` of the best: for a batch, with the engine's own time counted;
-        for waiting, without it, as no row should wait only to save the engine's.
+        the smallest profiled sizes within ``TOLERANCE`` of the best, or ``AMPLE_TOLERANCE``: for a batch, with the
+        engine's own time counted; for waiting, without it, as no row should wait only to save the engine's.
     """
     profiled = {size: seconds for size, seconds in (profile or {}).items() if size <= max_batch_size}
     if len(profiled) < 2:
-        return BatchLimits(max_rows=max_batch_size, full_rows=max_batch_size)
-    full_rows = _smallest_good(profiled, lambda size: profiled[size])
-    max_rows = _smallest_good(profiled, lambda size: profiled[size] + BATCH_OVERHEAD_S / size)
-    return BatchLimits(max_rows=max(max_rows, full_rows), full_rows=full_rows)
+        return BatchLimits(max_rows=max_batch_size, full_rows=max_batch_size, ample_rows=max_batch_size)
+    full_rows = _smallest_good(profiled, lambda size: profiled[size], TOLERANCE)
+    max_rows = _smallest_good(profiled, lambda size: profiled[size] + BATCH_OVERHEAD_S / size, TOLERANCE)
+    ample_rows = _smallest_good(profiled, lambda size: profiled[size], AMPLE_TOLERANCE)
+    return BatchLimits(max_rows=max(max_rows, full_rows), full_rows=full_rows, ample_rows=ample_rows)
 
 
-def _smallest_good(sizes: Iterable[int], seconds: Callable[[int], float]) -> int:
+def _smallest_good(sizes: Iterable[int], seconds: Callable[[int], float], tolerance: float) -> int:
     best = min(seconds(size) for size in sizes)
-    return min(size for size in sizes if seconds(size) <= (1 + TOLERANCE) * best)
+    return min(size for size in sizes if seconds(size) <= (1 + tolerance) * best)

@@ -35,12 +35,11 @@ def rank_of(priority: int) -> int:
 
 
 class _MemberQueue:
-    __slots__ = ("full_rows", "heap", "max_rows", "member", "passes")
+    __slots__ = ("heap", "limits", "member", "passes")
 
     def __init__(self, member: int, limits: BatchLimits) -> None:
         self.member = member
-        self.max_rows = limits.max_rows
-        self.full_rows = limits.full_rows
+        self.limits = limits
         self.heap: list[Entry] = []
         self.passes = 0
 
@@ -50,7 +49,8 @@ class MemberQueues:
 
     A queue is ready when so many rows wait that more would not run faster, or its first row has waited for
     ``max_queue_delay_s``. What runs next, among the ready: the highest priority; then a queue passed over too often;
-    then a full batch, deeper stages first, so that rows in flight finish; then the oldest row, deeper stages first.
+    then an ample batch; of several, the oldest row, deeper stages first. So where large batches save little, rows that
+    were begun are finished before younger ones begin; where they save much, the few that go on gather meanwhile.
 
     No stage starves, however few rows come to it or leave before it: between batches of older rows, at most
     ``MAX_PASSES`` of younger ones of the same priority go before the first row of a ready queue, and one more for each
@@ -112,7 +112,7 @@ class MemberQueues:
             # An entry's rank and sequence stand first.
             queue.passes += queue.heap[0] < first
         chosen.passes = 0
-        count = min(len(chosen.heap), chosen.max_rows)
+        count = min(len(chosen.heap), chosen.limits.max_rows)
         return chosen.member, [heapq.heappop(chosen.heap) for _ in range(count)]
 
     def _ready(self, now_s: float) -> list[_MemberQueue]:
@@ -120,13 +120,12 @@ class MemberQueues:
         return [
             queue
             for queue in self._queues
-            if (heap := queue.heap) and (len(heap) >= queue.full_rows or now_s - heap[0].queued_s >= delay_s)
+            if (heap := queue.heap) and (len(heap) >= queue.limits.full_rows or now_s - heap[0].queued_s >= delay_s)
         ]
 
     def _urgency(self, queue: _MemberQueue) -> tuple[int, int, int, int]:
         first = queue.heap[0]
         if queue.passes >= MAX_PASSES:
             return (first.rank, 0, first.sequence, -first.stage)
-        if len(queue.heap) >= queue.max_rows:
-            return (first.rank, 1, -first.stage, first.sequence)
-        return (first.rank, 2, first.sequence, -first.stage)
+        is_ample = len(queue.heap) >= queue.limits.ample_rows
+        return (first.rank, 1 if is_ample else 2, first.sequence, -first.stage)

@@ -132,6 +132,4 @@ class SegmentQueues:
         (rank, sequence, _), first = queue.heap[0]
         if queue.passes >= MAX_PASSES:
             return (rank, 0, sequence, -first.stage)
-        if queue.rows >= queue.limits.max_rows:
-            return (rank, 1, -first.stage, sequence)
-        return (rank, 2, sequence, -first.stage)
+        return (rank, 1 if queue.rows >= queue.limits.ample_rows else 2, sequence, -first.stage)

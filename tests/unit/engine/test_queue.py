@@ -13,8 +13,12 @@ def entry(slot: int, *, sequence: int = 0, stage: int = 0, priority: int = 0, qu
     return Entry(rank_of(priority), sequence or slot, slot, stage, queued_s)
 
 
+def limits_of(max_rows: int, ample_rows: int | None = None) -> BatchLimits:
+    return BatchLimits(max_rows=max_rows, full_rows=max_rows, ample_rows=ample_rows or max_rows)
+
+
 def queues_of(num_members: int, max_rows: int, max_queue_delay_s: float) -> MemberQueues:
-    return MemberQueues([BatchLimits(max_rows=max_rows, full_rows=max_rows)] * num_members, max_queue_delay_s)
+    return MemberQueues([limits_of(max_rows)] * num_members, max_queue_delay_s)
 
 
 def taken(queues: MemberQueues, now_s: float = 0.0) -> tuple[int, list[int]] | None:
@@ -50,14 +54,23 @@ def test_a_deeper_stage_wins_a_tie_in_age() -> None:
     assert taken(queues) == (1, [2])
 
 
-def test_a_full_batch_goes_before_older_rows_and_the_deeper_full_batch_first() -> None:
+def test_a_batch_worth_its_run_goes_before_older_rows_that_are_not_and_the_oldest_such_batch_first() -> None:
     queues = queues_of(3, 2, 0.0)
     queues.put(0, [entry(2, sequence=2), entry(3, sequence=3)])
     queues.put(1, [entry(1, sequence=1, stage=1)])
     queues.put(2, [entry(4, sequence=4, stage=2), entry(5, sequence=5, stage=2)])
-    assert taken(queues) == (2, [4, 5])
-    # The others were passed over alike; then age decides, and no longer who is full.
-    assert [taken(queues), taken(queues)] == [(1, [1]), (0, [2, 3])]
+    assert taken(queues) == (0, [2, 3])
+    # The first was passed over, and goes next; of the others, none was.
+    assert [taken(queues), taken(queues)] == [(1, [1]), (2, [4, 5])]
+
+
+@pytest.mark.parametrize(("ample_rows", "order"), [(1, [1, 0]), (2, [1, 0]), (3, [0, 1]), (4, [0, 1])])
+def test_how_many_older_rows_give_way_depends_on_what_a_larger_batch_saves(ample_rows: int, order: list[int]) -> None:
+    queues = MemberQueues([limits_of(4), limits_of(4, ample_rows)], 0.0)
+    queues.put(0, [entry(slot, sequence=9) for slot in range(4)])
+    queues.put(1, [entry(5, sequence=1, stage=1), entry(6, sequence=2, stage=1)])
+    batches = [taken(queues) for _ in order]
+    assert [batch[0] for batch in batches if batch is not None] == order
 
 
 def test_a_late_stage_is_not_starved_by_full_early_batches() -> None:
@@ -77,9 +90,12 @@ LIMITS = [(8, 8, 8), (1, 1, 1), (8, 1, 1), (1, 8, 8), (2, 32, 4), (32, 4, 1)]
 
 @pytest.mark.parametrize("limits", LIMITS, ids=str)
 @pytest.mark.parametrize("num_deferring", [0, 1, 5, 9, 10])
-def test_no_stage_starves_at_any_exit_rate_and_batch_limit(limits: tuple[int, int, int], num_deferring: int) -> None:
+@pytest.mark.parametrize("batching_pays", [False, True])
+def test_no_stage_starves_at_any_exit_rate_and_batch_limit(
+    limits: tuple[int, int, int], num_deferring: int, batching_pays: bool
+) -> None:
     """Three stages, a batch of new rows at the door before each batch: of ten rows in a line, so many go on."""
-    queues = MemberQueues([BatchLimits(max_rows=rows, full_rows=rows) for rows in limits], 0.0)
+    queues = MemberQueues([limits_of(rows, rows if batching_pays else 1) for rows in limits], 0.0)
     sequence = itertools.count()
     waiting = [0, 0, 0]
     # How long each queue has had rows and was not served: in all, and since batches of older rows.

@@ -27,8 +27,8 @@ def segment(owner: RowTicket, *slots: int, stage: int = 0, queued_s: float = 0.0
     return Segment(owner, stage, np.array(slots), queued_s)
 
 
-def queues(max_rows: int = 4, full_rows: int | None = None, delay_s: float = 0.0) -> SegmentQueues:
-    limits = BatchLimits(max_rows=max_rows, full_rows=full_rows or max_rows)
+def queues(max_rows: int = 4, full_rows: int = 4, ample_rows: int = 4, delay_s: float = 0.0) -> SegmentQueues:
+    limits = BatchLimits(max_rows=max_rows, full_rows=full_rows, ample_rows=ample_rows)
     return SegmentQueues([limits] * 3, delay_s)
 
 
@@ -70,6 +70,14 @@ def test_a_full_deeper_stage_goes_first_and_a_shallow_one_is_not_starved() -> No
         waiting.put(segment(ticket(index), index, stage=1))
     stages = [waiting.take(0.0)[0].stage for _ in range(10)]
     assert stages.index(0) == MAX_PASSES
+
+
+@pytest.mark.parametrize(("ample_rows", "order"), [(1, [1, 0]), (2, [1, 0]), (3, [0, 1]), (4, [0, 1])])
+def test_a_batch_that_is_ample_runs_when_its_turn_comes(ample_rows: int, order: list[int]) -> None:
+    waiting, (older, younger) = queues(ample_rows=ample_rows), (ticket(0), ticket(1))
+    waiting.put(segment(older, 8, 9, stage=1))
+    waiting.put(segment(younger, 0, 1, 2, 3))
+    assert [waiting.take(0.0)[0].stage for _ in order] == order
 
 
 def test_rows_wait_for_company_no_longer_than_the_delay() -> None:
