@@ -4,7 +4,7 @@ from benchmarks.peers.mlserver import MlServer
 from benchmarks.peers.ours import Ours, OursInProcesses
 from benchmarks.peers.peer import Compute, Peer
 from benchmarks.peers.plain import Echo, Plain
-from benchmarks.peers.ray_serve import RayServe
+from benchmarks.peers.ray_serve import RayServe, RayServeDefaults
 from benchmarks.peers.running import Variant
 from benchmarks.peers.triton import triton_client, triton_inline, triton_script
 
@@ -17,6 +17,7 @@ _ALL: tuple[Peer, ...] = (
     triton_inline(),
     MlServer(),
     RayServe(),
+    RayServeDefaults(),
     Echo(),
 )
 PEERS = {peer.name: peer for peer in _ALL}
