@@ -163,6 +163,14 @@ def test_a_report_of_a_run(command: Command) -> None:
         (["run", "cifar10"], "data: got no folder; must be one that holds cifar10"),
         (["run", "cifar10", "--data", "absent"], "absent"),
         (["run", "folder"], "data: got no folder; must be one that holds <class>/<file>"),
+        (
+            ["run", "folder", "--data", "."],
+            "--out: got runs/folder; must be outside --data ., whose folders are the classes",
+        ),
+        (
+            ["run", "folder", "--data", "birds", "--out", "birds/../birds/run"],
+            "--out: got birds/../birds/run; must be outside --data birds",
+        ),
         (["run", "digits", "--set", "splits.test=1700"], "must sum to under 1797, all rows"),
         (["select", "digits", "--score", "guess"], "score: got 'guess'; must be one of least_confidence"),
         (["select", "digits", "--fraction", "1.5"], "--fraction: fraction: got 1.5; must be above 0 and at most 1"),

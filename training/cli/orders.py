@@ -8,6 +8,7 @@ from shlex import quote
 from training.cli.options import RUNS
 from training.cluster import ray_config
 from training.config import RunConfig, SelectionConfig
+from training.data.folder import FolderSource
 from training.data_schedule.config import parse_data_schedule
 from training.errors import RecipeError, SettingsError
 from training.pipeline.listening import Listener
@@ -41,6 +42,8 @@ def make_order(
     if address is not None:
         config = _on_address(config, address)
     folder = out or RUNS / recipe.rpartition(":")[2]
+    if isinstance(config.source, FolderSource):
+        _check_apart(folder, data)
     return Order(
         recipe=recipe,
         config=config,
@@ -50,6 +53,16 @@ def make_order(
         address=address,
         should_export=zoo is not None,
     )
+
+
+def _check_apart(run_dir: Path, data: Path | None) -> None:
+    """Refuse a run inside the images, where it would be taken for one of the classes.
+
+    Raises:
+        SettingsError: it lies there.
+    """
+    if data is not None and run_dir.resolve().is_relative_to(data.resolve()):
+        raise SettingsError(f"--out: got {run_dir}; must be outside --data {data}, whose folders are the classes")
 
 
 def with_data_schedule(order: Order, text: str) -> Order:
