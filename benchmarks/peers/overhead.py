@@ -3,8 +3,9 @@
     python -m benchmarks.peers.overhead --data DATA [--only ours,plain] [--compute onnxruntime-fp32] [--seconds 2]
         [--repeats 7]
 
-Each repeat goes round the raw loop (sessions alone, in this process, over rows whose exits are known), the echo and the
-servers, one after the other, so that a change of the machine's speed meets all alike.
+Each repeat goes round the raw loop (sessions alone, in this process, over rows whose exits are known), the echo, an
+echo that keeps its core busy for some milliseconds first (which are taken off its latency), and the servers, one after
+the other, so that a change of the machine's speed meets all alike.
 """
 
 import argparse
@@ -18,13 +19,16 @@ import numpy as np
 
 from benchmarks.environment import describe
 from benchmarks.peers.catalogue import choose
-from benchmarks.peers.running import Contender, all_stopped, generate
+from benchmarks.peers.plain import BusyEcho
+from benchmarks.peers.running import Contender, Variant, all_stopped, generate
 from benchmarks.peers.tables import ECHO
 from benchmarks.peers.work import CASCADE, prepare
 from benchmarks.serving import Load, RawLoop
 from cascade_serve.bundle import load_bundle
 
 RAW = "raw engine"
+_ECHOES = (ECHO, BusyEcho.name)
+_FLOORS = (RAW, *_ECHOES)
 _ONE = Load(concurrency=1, images_per_request=1)
 
 
@@ -36,19 +40,30 @@ def measure(contenders: Sequence[Contender], raw: RawLoop, *, seconds: float, re
         for contender in contenders:
             with contender.turn() as server:
                 job = replace(contender.job(server), seconds=seconds, warm_up_s=0.3, concurrency=1)
-                means_ms[contender.variant.peer.name].append(generate(job).mean_ms)
+                means_ms[contender.variant.peer.name].append(generate(job).mean_ms - 1e3 * _busy_s(contender.variant))
     return means_ms
 
 
+def _busy_s(variant: Variant) -> float:
+    return variant.peer.busy_s if isinstance(variant.peer, BusyEcho) else 0.0
+
+
 def table(means_ms: Mapping[str, Sequence[float]]) -> str:
-    """Write medians as a table in Markdown, and what each server adds, taken within each repeat."""
-    lines = ["| what | mean ms | over raw engine + echo, ms |", "| --- | --- | --- |"]
-    floors_ms = [raw_ms + echo_ms for raw_ms, echo_ms in zip(means_ms[RAW], means_ms[ECHO], strict=True)]
+    """Write medians as a table in Markdown, and what each server adds to either echo, taken within each repeat."""
+    lines = [
+        "| what | mean ms | over raw engine + echo, ms | over raw engine + busy echo, ms |",
+        "| --- | --- | --- | --- |",
+    ]
     for name, each_ms in means_ms.items():
-        added_ms = sorted(ms - floor_ms for ms, floor_ms in zip(each_ms, floors_ms, strict=True))
-        shown = f"{statistics.median(added_ms):.2f} ({added_ms[0]:.2f} to {added_ms[-1]:.2f})"
-        lines.append(f"| {name} | {statistics.median(each_ms):.2f} | {'' if name in {RAW, ECHO} else shown} |")
+        added = ["", ""] if name in _FLOORS else [_added(means_ms, each_ms, echo) for echo in _ECHOES]
+        lines.append(f"| {name} | {statistics.median(each_ms):.2f} | {' | '.join(added)} |")
     return "\n".join(lines)
+
+
+def _added(means_ms: Mapping[str, Sequence[float]], each_ms: Sequence[float], echo: str) -> str:
+    rounds = zip(each_ms, means_ms[RAW], means_ms[echo], strict=True)
+    added_ms = sorted(ms - raw_ms - echo_ms for ms, raw_ms, echo_ms in rounds)
+    return f"{statistics.median(added_ms):.2f} ({added_ms[0]:.2f} to {added_ms[-1]:.2f})"
 
 
 def main() -> None:
@@ -63,7 +78,8 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("bench_out/peers"))
     arguments = parser.parse_args()
     try:
-        variants = [*choose(ECHO, None), *choose(arguments.only, arguments.compute)]
+        (echo,) = choose(ECHO, None)
+        variants = [echo, replace(echo, peer=BusyEcho()), *choose(arguments.only, arguments.compute)]
     except ValueError as error:
         sys.exit(str(error))
     arguments.out.mkdir(parents=True, exist_ok=True)

@@ -30,8 +30,20 @@ class Echo(Plain):
 
     name = "echo"
     computes = Plain.computes[:1]
-    _arguments = ("--echo",)
+    _arguments = ("--echo", "0")
 
     def describe(self) -> str:
         """Say how it is set up."""
         return "the plain server without members: the cost of gRPC and of the load generator"
+
+
+class BusyEcho(Echo):
+    """Echoes after keeping its core busy for :attr:`busy_s`: what gRPC costs where something is computed between."""
+
+    name = "busy echo"
+    busy_s = 0.003
+    _arguments = ("--echo", str(busy_s))
+
+    def describe(self) -> str:
+        """Say how it is set up."""
+        return f"the echo, after {1e3 * self.busy_s:g} ms of an empty loop"

@@ -1,9 +1,10 @@
-"""A plain gRPC server: a thread pool whose handlers call the engine; with ``--echo`` it only answers."""
+"""A plain gRPC server: threads whose handlers call the engine; with ``--echo SECONDS`` it only answers, so late."""
 # Shapes: B images of a request, HWC image.
 
 import signal
 import sys
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 
 import grpc
@@ -27,21 +28,25 @@ class Handler:
 
 
 class Echo:
-    """Answers at once, with as many bytes as one image's answer."""
+    """Answers with as many bytes as for one image, at once or after some seconds of keeping its core busy."""
 
-    def __init__(self) -> None:
+    def __init__(self, busy_s: float) -> None:
         self._answer = bytes(12)
+        self._busy_s = busy_s
 
     def __call__(self, request: bytes, context: grpc.ServicerContext) -> bytes:
         """Answer one request."""
         del request, context
+        end_s = time.perf_counter() + self._busy_s
+        while time.perf_counter() < end_s:
+            pass
         return self._answer
 
 
 def main() -> None:
     """Serve until SIGTERM."""
     settings = read_settings()
-    handler = Echo() if "--echo" in sys.argv else Handler(settings)
+    handler = Echo(float(sys.argv[2])) if sys.argv[1:2] == ["--echo"] else Handler(settings)
     server = grpc.server(ThreadPoolExecutor(_THREADS))
     method: grpc.RpcMethodHandler[bytes, bytes] = grpc.unary_unary_rpc_method_handler(handler)
     server.add_registered_method_handlers("peers.Plain", {"Classify": method})

@@ -252,11 +252,17 @@ def test_servers_are_compared_by_latency_where_all_answer_the_same_rate(capsys: 
 
 
 def test_what_a_server_adds_is_taken_within_a_repeat() -> None:
-    means_ms = {overhead.RAW: [2.0, 4.0, 3.0], "echo": [1.0, 1.0, 1.0], "ours": [4.0, 8.0, 5.5]}
+    means_ms = {
+        overhead.RAW: [2.0, 4.0, 3.0],
+        "echo": [1.0, 1.0, 1.0],
+        "busy echo": [1.5, 1.5, 2.0],
+        "ours": [4.0, 8.0, 5.5],
+    }
     assert overhead.table(means_ms).splitlines()[2:] == [
-        "| raw engine | 3.00 |  |",
-        "| echo | 1.00 |  |",
-        "| ours | 5.50 | 1.50 (1.00 to 3.00) |",
+        "| raw engine | 3.00 |  |  |",
+        "| echo | 1.00 |  |  |",
+        "| busy echo | 1.50 |  |  |",
+        "| ours | 5.50 | 1.50 (1.00 to 3.00) | 0.50 (0.50 to 2.50) |",
     ]
 
 
