@@ -12,6 +12,7 @@ METADATA_KEY = "cascade_serve.card"
 
 Precision = Literal["fp32", "fp16", "bf16", "int8"]
 EngineName = Literal["onnxruntime", "openvino", "torch"]
+DeviceKind = Literal["cpu", "cuda"]
 
 
 class _Part(BaseModel):
@@ -56,7 +57,8 @@ class CostCard(_Part):
         params: trainable parameters.
         tool: what counted.
         seconds: batch size → measured seconds per image, where profiled.
-        profiled_on: processor, threads, engine and its version.
+        profiled_on: processor (on cuda the GPU, and the processor that drives it), threads, engine and its version.
+        profiled_device: what kind of device that was; None, on older cards, is cpu.
     """
 
     flops: int = Field(ge=1)
@@ -65,6 +67,7 @@ class CostCard(_Part):
     tool: str
     seconds: dict[Annotated[int, Field(ge=1)], Annotated[float, Field(gt=0, allow_inf_nan=False)]] | None = None
     profiled_on: str | None = None
+    profiled_device: DeviceKind | None = None
 
 
 class TrainingCard(_Part):

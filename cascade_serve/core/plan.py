@@ -4,7 +4,7 @@ import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Self
+from typing import Literal, Self
 
 from cascade_serve.core.combine import LEAST_TEMPERATURE, Combine
 from cascade_serve.core.confidence import Confidence
@@ -56,6 +56,7 @@ class Member:
         temperature: its logits are divided by this, at least ``LEAST_TEMPERATURE``.
         precision: of its weights and arithmetic, such as ``fp32``.
         seconds: its profile, batch size → seconds per image; None where it has none.
+        profiled_device: what kind of device the profile is of; None, in older plans, is cpu.
         files: path within the bundle's ``members/<name>/`` to sha256 (hex).
     """
 
@@ -64,6 +65,7 @@ class Member:
     temperature: float = 1.0
     precision: str = "fp32"
     seconds: Mapping[int, float] | None = None
+    profiled_device: Literal["cpu", "cuda"] | None = None
     files: Mapping[str, str]
 
     def __post_init__(self) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import assert_never
 
 from cascade_serve.bundle import Bundle
-from cascade_serve.core.plan import Fingerprint, Plan
+from cascade_serve.core.plan import Fingerprint, Member, Plan
 from cascade_serve.engine import onnx, openvino, tensorrt
 from cascade_serve.engine.committee import CommitteeEngine
 from cascade_serve.engine.onnx import Device
@@ -136,14 +136,21 @@ def _open_torch(
 
 
 def _with_own_profiles(plan: Plan, config: OpeningConfig, actual: Fingerprint) -> Plan:
-    """Forget profiles that say nothing of this engine: each is of a CPU, and of the engine that calibrated its member.
+    """Forget profiles that say nothing of this engine, as batches would follow them, and be far too small on a GPU.
 
-    Batches would follow them otherwise, and be far too small on a GPU.
+    Each is of one kind of device, and of the engine that calibrated its member; what a plan by hand holds is taken to
+    be of this one.
     """
     is_own = plan.calibration is None or plan.calibration.fingerprint.engine == actual.engine
-    if is_own and config.backend is not Backend.TORCH and config.device is Device.CPU:
-        return plan
-    return replace(plan, members=tuple(replace(member, seconds=None) for member in plan.members))
+    # TensorRT computes fp32 members under ONNX Runtime's name; their profiles are of its CUDA provider.
+    is_own = is_own and config.backend is not Backend.TENSORRT
+    return replace(plan, members=tuple(_with_own_profile(member, config, is_own=is_own) for member in plan.members))
+
+
+def _with_own_profile(member: Member, config: OpeningConfig, *, is_own: bool) -> Member:
+    if is_own and (member.profiled_device or "cpu") == config.device.value:
+        return member
+    return replace(member, seconds=None, profiled_device=None)
 
 
 def _is_certified(bundle: Bundle, actual: Fingerprint, allow_uncertified: bool) -> bool:

@@ -175,5 +175,6 @@ def plan_member(member: ZooMember, temperature: float) -> Member:
         temperature=temperature,
         precision=member.card.precision,
         seconds=member.card.cost.seconds or None,
+        profiled_device=member.card.cost.profiled_device if member.card.cost.seconds else None,
         files=files,
     )

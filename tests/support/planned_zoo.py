@@ -8,7 +8,7 @@ import numpy as np
 
 from cascade_serve.core.arrays import FloatArray, IntArray
 from cascade_serve.planner.zoo_rows import ZooRows
-from model_zoo.card import Card, CostCard, EngineName, InputCard, ProvenanceCard, TaskCard
+from model_zoo.card import Card, CostCard, DeviceKind, EngineName, InputCard, ProvenanceCard, TaskCard
 from model_zoo.store import CalibrationData, bind_task, new_member, write_calibration, write_card
 
 NAMES = ("small", "middle", "large")
@@ -60,6 +60,7 @@ def write_member(
     *,
     seconds: Mapping[int, float] | None = None,
     profiled_on: str = "one machine",
+    profiled_device: DeviceKind | None = None,
     engine: EngineName = "onnxruntime",
 ) -> None:
     with new_member(task_path, name, overwrite=True) as folder:
@@ -79,6 +80,7 @@ def write_member(
                 tool="by hand",
                 seconds=None if seconds is None else dict(seconds),
                 profiled_on=None if seconds is None else profiled_on,
+                profiled_device=profiled_device,
             ),
             provenance=ProvenanceCard(weights="random"),
         )

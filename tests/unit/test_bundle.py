@@ -136,7 +136,7 @@ def test_a_plan_in_seconds_comes_back_too(zoo: Zoo, tmp_path: Path) -> None:
     default = replace(zoo.plan.policies["default"], expected_seconds=0.00125)
     in_seconds = replace(
         zoo.plan,
-        members=(replace(small, seconds={1: 0.001, 32: 0.0005}), large),
+        members=(replace(small, seconds={1: 0.001, 32: 0.0005}, profiled_device="cuda"), large),
         policies={"default": default},
         cost=Cost.SECONDS,
         cost_batch_size=32,
@@ -150,14 +150,15 @@ def test_a_plan_from_before_seconds_is_read(zoo: Zoo, tmp_path: Path) -> None:
     raw = json.loads(plan_to_json(zoo.plan))
     del raw["cost"], raw["cost_batch_size"]
     for member in raw["members"]:
-        del member["seconds"]
+        del member["seconds"], member["profiled_device"]
     for policy in raw["policies"].values():
         del policy["expected_seconds"]
     path = tmp_path / "plan.json"
     path.write_text(json.dumps(raw), encoding="utf-8")
     plan = read_plan(path)
     assert plan == zoo.plan
-    assert (plan.cost, plan.cost_batch_size, plan.members[0].seconds) == (Cost.FLOPS, None, None)
+    assert (plan.cost, plan.cost_batch_size) == (Cost.FLOPS, None)
+    assert (plan.members[0].seconds, plan.members[0].profiled_device) == (None, None)
 
 
 def test_write_then_load(zoo: Zoo, tmp_path: Path) -> None:
@@ -327,6 +328,7 @@ CHANGES: list[tuple[Callable[[dict[str, Any]], object], str]] = [
     (lambda plan: plan.update(combine="median"), "combine"),
     (lambda plan: plan.pop("task"), "task"),
     (lambda plan: plan["members"][0].update(flops="many"), "flops"),
+    (lambda plan: plan["members"][0].update(profiled_device="tpu"), "profiled_device"),
     (lambda plan: plan["members"][0].update(name="../klein"), "member name: got '../klein'"),
     (lambda plan: plan["policies"].pop("default"), "must hold 'default'"),
     (lambda plan: plan["policies"]["fast"].update(worst_case_flops=2), "its stages sum to 1"),

@@ -262,7 +262,7 @@ def test_a_profile_that_can_not_be_is_refused(task_path: Path, seconds: str) -> 
 def test_a_card_from_before_precisions_engines_and_profiles_is_read(task_path: Path) -> None:
     file = task_path / "small" / store.CARD_FILE
     raw = json.loads(file.read_text())
-    del raw["precision"], raw["engine"], raw["conversion"], raw["cost"]["profiled_on"]
+    del raw["precision"], raw["engine"], raw["conversion"], raw["cost"]["profiled_on"], raw["cost"]["profiled_device"]
     file.write_text(json.dumps(raw))
     card = store.read_member(task_path / "small").card
     assert (card.precision, card.engine, card.conversion) == ("fp32", "onnxruntime", None)

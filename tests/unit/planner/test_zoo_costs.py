@@ -66,6 +66,33 @@ def test_profiles_of_different_machines_are_not_compared(tmp_path: Path) -> None
     assert all(math.isnan(seconds) for seconds in read_seconds(members, Demands()))
 
 
+@pytest.mark.parametrize("cuda", ["small", "large"])
+def test_profiles_of_a_cpu_and_of_a_gpu_are_not_compared_even_under_one_name(tmp_path: Path, cuda: str) -> None:
+    task_path = zoo(tmp_path)
+    profile = PROFILES[cuda]
+    write_member(task_path, cuda, 6_000_000, TASK, None, seconds=profile, profiled_device="cuda")
+    members = read_zoo_members(task_path, NAMES)
+    message = "; must be from one machine (cuda), .* --device cuda$" if cuda == "small" else "from one machine (cuda);"
+    with pytest.raises(ConfigError, match=message.replace("(", "[(]").replace(")", "[)]")):
+        read_seconds(members, Demands(cost=Cost.SECONDS))
+    assert all(math.isnan(seconds) for seconds in known_seconds(members))
+
+
+def test_what_to_type_names_the_device_of_the_profiles_that_are_there(tmp_path: Path) -> None:
+    task_path = zoo(tmp_path, *NAMES)
+    write_member(task_path, "middle", 2_500_000, TASK, None, seconds=PROFILES["middle"], profiled_device="cuda")
+    with pytest.raises(ConfigError, match=r"no profile of 'small', 'large'; .* small large --device cuda$"):
+        read_seconds(read_zoo_members(task_path, NAMES), Demands(cost=Cost.SECONDS))
+
+
+def test_a_plan_says_on_what_kind_of_device_its_members_were_profiled(tmp_path: Path) -> None:
+    task_path = zoo(tmp_path, "small")
+    write_member(task_path, "large", 6_000_000, TASK, None, seconds=PROFILES["large"], profiled_device="cuda")
+    write_member(task_path, "small", 1_000_000, TASK, None, profiled_device="cuda")
+    members = [plan_member(member, 1.0) for member in read_zoo_members(task_path, NAMES)]
+    assert [member.profiled_device for member in members] == [None, None, "cuda"]
+
+
 def test_in_flops_seconds_are_told_as_far_as_they_are_known(tmp_path: Path) -> None:
     members = read_zoo_members(zoo(tmp_path, "middle"), NAMES)
     for small_s, middle_s, large_s in (known_seconds(members), read_seconds(members, Demands())):
