@@ -12,10 +12,15 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from cascade_serve.cli.console import table_console
+from cascade_serve.engine.onnx import Device
 from cascade_serve.errors import ConfigError
-from cascade_serve.profiling import Begin, Profile, ProfileConfig, profile_members
+from cascade_serve.profiling import BATCH_SIZES, Begin, Profile, ProfileConfig, profile_members
 
 _DEFAULTS = ProfileConfig()
+
+
+def _join(sizes: tuple[int, ...]) -> str:
+    return ",".join(map(str, sizes))
 
 
 def profile(
@@ -24,9 +29,17 @@ def profile(
         list[str] | None, typer.Argument(metavar="[MEMBER]...", help="Which members.", show_default="all")
     ] = None,
     *,
-    batch_sizes: Annotated[str, typer.Option(metavar="N,N,...", help="Images of one run; each is timed.")] = ",".join(
-        map(str, _DEFAULTS.batch_sizes)
-    ),
+    device: Annotated[Device, typer.Option(help="Where members run.")] = _DEFAULTS.device,
+    device_id: Annotated[int, typer.Option(metavar="N", help="Which CUDA device.", min=0)] = _DEFAULTS.device_id,
+    batch_sizes: Annotated[
+        str | None,
+        typer.Option(
+            metavar="N,N,...",
+            help="Images of one run; each is timed. Go as far as --max-batch-size of serve will: it forms no batch"
+            " larger than what was timed.",
+            show_default="; ".join(f"{_join(sizes)} on {device.value}" for device, sizes in BATCH_SIZES.items()),
+        ),
+    ] = None,
     threads: Annotated[
         int, typer.Option(metavar="N", help="Threads inside one run, as --threads-per-worker of serve.")
     ] = _DEFAULTS.threads,
@@ -40,7 +53,12 @@ def profile(
     """Time members on this machine, each on its own engine, and write their seconds on their cards."""
     try:
         config = ProfileConfig(
-            batch_sizes=_sizes(batch_sizes), threads=threads, seconds_per_size=seconds_per_size, rounds=rounds
+            batch_sizes=BATCH_SIZES[device] if batch_sizes is None else _sizes(batch_sizes),
+            threads=threads,
+            device=device,
+            device_id=device_id,
+            seconds_per_size=seconds_per_size,
+            rounds=rounds,
         )
     except ValueError as error:
         raise ConfigError(str(error)) from error
@@ -80,9 +98,15 @@ def _table(profiles: tuple[Profile, ...], config: ProfileConfig) -> Table:
         table.add_column(str(size), justify="right", no_wrap=True)
     for timed in profiles:
         card = timed.member.card
-        times = (f"{1e6 * timed.seconds[size]:,.0f}" for size in config.batch_sizes)
+        times = (_micros(timed.seconds[size]) for size in config.batch_sizes)
         table.add_row(timed.member.name, card.engine, card.precision, *times)
     return table
+
+
+def _micros(seconds: float) -> str:
+    """Write microseconds whole, or, where they are few, with three digits: on a GPU an image may take less than one."""
+    micros = 1e6 * seconds
+    return f"{micros:,.0f}" if micros >= 100 else f"{micros:.3g}"
 
 
 def _spread(profiles: tuple[Profile, ...], config: ProfileConfig) -> str:

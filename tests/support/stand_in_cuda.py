@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from cascade_serve.engine.cuda.step import Step
+from model_zoo.served import ServedModule
 
 
 @dataclass
@@ -21,6 +22,7 @@ class StandIn:
 
     log: list[tuple[object, ...]] = field(default_factory=list)
     capturing: "Graph | None" = None
+    is_in_step: bool = False
     allocations: int = 0
 
 
@@ -71,14 +73,25 @@ def install(monkeypatch: pytest.MonkeyPatch) -> StandIn:
     streams = cycle([Stream(house, f"stream {index}") for index in range(32)])
     default = Stream(house, "default")
     real_zeros, real_run = torch.zeros, Step.run
+    real_to, real_call = torch.Tensor.to, ServedModule.__call__
 
     def zeros(*size: Any, device: object = None, pin_memory: bool = False, **options: Any) -> torch.Tensor:
         return real_zeros(*size, **options)
 
+    def to(tensor: torch.Tensor, *arguments: Any, **options: Any) -> torch.Tensor:
+        return real_to(tensor, *map(_here, arguments), **{name: _here(option) for name, option in options.items()})
+
     def run(step: Step, *arguments: Any) -> None:
+        house.is_in_step = True
         real_run(step, *arguments)
+        house.is_in_step = False
         if house.capturing is not None:
             house.capturing.steps.append(lambda: real_run(step, *arguments))
+
+    def call(network: ServedModule, *arguments: Any) -> Any:
+        if house.capturing is not None and not house.is_in_step:
+            house.capturing.steps.append(lambda: real_call(network, *arguments))
+        return real_call(network, *arguments)
 
     @contextmanager
     def graph(captured: Graph, *, pool: object, stream: Stream, capture_error_mode: str) -> Iterator[None]:
@@ -92,6 +105,9 @@ def install(monkeypatch: pytest.MonkeyPatch) -> StandIn:
             house.capturing = None
 
     replacements: dict[str, object] = {
+        "is_available": lambda: True,
+        "device_count": lambda: 2,
+        "get_device_name": lambda device: f"Stand-In {device.index}",
         "Stream": lambda _device: next(streams),
         "current_stream": lambda _device: default,
         "Event": lambda: Event(house),
@@ -105,5 +121,11 @@ def install(monkeypatch: pytest.MonkeyPatch) -> StandIn:
     for name, replacement in replacements.items():
         monkeypatch.setattr(torch.cuda, name, replacement)
     monkeypatch.setattr(torch, "zeros", zeros)
+    monkeypatch.setattr(torch.Tensor, "to", to)
     monkeypatch.setattr(Step, "run", run)
+    monkeypatch.setattr(ServedModule, "__call__", call)
     return house
+
+
+def _here(option: object) -> object:
+    return torch.device("cpu") if isinstance(option, torch.device) else option

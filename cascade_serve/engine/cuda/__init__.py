@@ -2,5 +2,6 @@
 
 from cascade_serve.engine.cuda.network import TorchSession
 from cascade_serve.engine.cuda.opening import open_torch_engine
+from cascade_serve.engine.cuda.solo import SoloDevice
 
-__all__ = ["TorchSession", "open_torch_engine"]
+__all__ = ["SoloDevice", "TorchSession", "open_torch_engine"]

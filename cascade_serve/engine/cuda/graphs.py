@@ -15,8 +15,9 @@ What orders what:
 # Shapes: R slots, K classes, HWC image.
 
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
+from typing import Any
 
 import numpy as np
 import torch
@@ -74,22 +75,14 @@ class GraphLane:
         """
         port = self._ports.for_rows(rows)
         port.fill(padding_load(rows, self._step.slab.padding_slot))
-        graph = torch.cuda.CUDAGraph()
         try:
-            with _capture_lock, _on(self._device, self._stream), torch.inference_mode():
+            with on_stream(self._device, self._stream):
                 port.inputs.data.copy_(port.host_inputs.data, non_blocking=True)
-                for _ in range(_WARM_UP_RUNS):
-                    self._run(member, port)
-                self._stream.synchronize()
-                # Only this thread is held to what a capture allows: an older version may be serving on the others.
-                with torch.cuda.graph(graph, pool=self._pool, stream=self._stream, capture_error_mode="thread_local"):
-                    self._run(member, port)
-                # The first replay carries the graph to the device.
-                graph.replay()
-                self._stream.synchronize()
+            self._graphs[member, port.rows] = capture(
+                lambda: self._run(member, port), self._device, stream=self._stream, pool=self._pool
+            )
         except RuntimeError as error:
             raise MemberError(str(error)) from error
-        self._graphs[member, port.rows] = graph
 
     def launch(self, member: int, load: Load) -> None:
         """Enqueue copies in, the graph, and copies out; see the protocol."""
@@ -97,7 +90,7 @@ class GraphLane:
         port = self._ports.for_rows(rows)
         port.fill(load)
         try:
-            with _on(self._device, self._stream):
+            with on_stream(self._device, self._stream):
                 self._stream.wait_stream(self._uploads)
                 port.inputs.data.copy_(port.host_inputs.data, non_blocking=True)
                 graph = self._graphs.get((member, port.rows))
@@ -155,9 +148,7 @@ class CudaExecutor:
     """
 
     def __init__(self, step: Step, num_lanes: int, buckets: Sequence[int], device: torch.device) -> None:
-        # TF32 would round like another precision, and so void what was measured in fp32.
-        torch.backends.cudnn.allow_tf32 = False
-        torch.backends.cuda.matmul.allow_tf32 = False
+        forbid_tf32()
         self._device = device
         self._images_RHWC = step.slab.images_RHWC
         self._staging_RHWC = torch.zeros(self._images_RHWC.shape, dtype=torch.uint8, pin_memory=True)
@@ -178,7 +169,7 @@ class CudaExecutor:
         """Copy images to the pinned image of the slab, and from there, asynchronously, to it; see the protocol."""
         self._staging[np.asarray(slots)] = images_BHWC
         try:
-            with _on(self._device, self._uploads):
+            with on_stream(self._device, self._uploads):
                 for run in runs_of(slots):
                     self._images_RHWC[run].copy_(self._staging_RHWC[run], non_blocking=True)
         except RuntimeError as error:
@@ -196,8 +187,46 @@ class CudaExecutor:
         self._streams.give_back()
 
 
+def forbid_tf32() -> None:
+    """Turn TF32 off for the process: it would round like another precision, and so void what was measured in fp32."""
+    torch.backends.cudnn.allow_tf32 = False
+    torch.backends.cuda.matmul.allow_tf32 = False
+
+
+def capture(
+    run: Callable[[], object], device: torch.device, *, stream: torch.cuda.Stream, pool: Any
+) -> torch.cuda.CUDAGraph:
+    """Warm a piece of work up and capture it, in inference mode.
+
+    Args:
+        run: enqueues the work. What it reads and leaves behind must have been there before, and live as long as the
+            graph.
+        device: where.
+        stream: on which the graph will be replayed; what was enqueued on it comes first.
+        pool: a handle from torch: memory for what the work needs on its way, shared with graphs that never run at the
+            same time.
+
+    Returns:
+        the graph, replayed once, as the first time carries it to the device.
+
+    Raises:
+        RuntimeError: torch's, where the work fails or can't be captured.
+    """
+    graph = torch.cuda.CUDAGraph()
+    with _capture_lock, on_stream(device, stream), torch.inference_mode():
+        for _ in range(_WARM_UP_RUNS):
+            run()
+        stream.synchronize()
+        # Only this thread is held to what a capture allows: an older version may be serving on the others.
+        with torch.cuda.graph(graph, pool=pool, stream=stream, capture_error_mode="thread_local"):
+            run()
+        graph.replay()
+        stream.synchronize()
+    return graph
+
+
 @contextmanager
-def _on(device: torch.device, stream: torch.cuda.Stream) -> Iterator[None]:
+def on_stream(device: torch.device, stream: torch.cuda.Stream) -> Iterator[None]:
     """Let this thread launch on a stream.
 
     A stream's own context leaves by selecting the device before, which makes a context on it, half a gigabyte large,

@@ -1,7 +1,7 @@
 """What becomes of each segment: queued, batched, deferred, answered or failed. The engine brings the threads."""
 # Shapes: B rows of a batch, N rows of a segment.
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -83,6 +83,11 @@ def make_batch(segments: list[Segment]) -> Batch:
     )
 
 
+def _at(buckets: Sequence[int], profile: Mapping[int, float] | None) -> dict[int, float]:
+    """Keep of a profile what is so: a batch of another size is filled up to a bucket, and takes as long as that."""
+    return {size: seconds for size, seconds in (profile or {}).items() if size in buckets}
+
+
 class SegmentScheduler:
     """The rows of one engine. Not thread-safe: the engine's lock guards every method.
 
@@ -102,7 +107,9 @@ class SegmentScheduler:
     def __init__(self, plan: Plan, config: EngineConfig, answers: AnswerSlab) -> None:
         self._plan = plan
         self._answers = answers
-        limits = [batch_limits(member.seconds, config.max_batch_size) for member in plan.members]
+        limits = [
+            batch_limits(_at(config.batch_buckets, member.seconds), config.max_batch_size) for member in plan.members
+        ]
         self.largest_batch_M = tuple(of_member.max_rows for of_member in limits)
         self._queues = SegmentQueues(limits, config.max_queue_delay_s)
         self._num_running: dict[RowTicket, int] = {}

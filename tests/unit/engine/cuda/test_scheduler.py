@@ -1,7 +1,7 @@
 """Rows of the torch engine without threads: what comes back late changes nothing, and slots outlive their batches."""
 # Shapes: B rows of a batch.
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pytest
@@ -50,6 +50,23 @@ PLAN = make_plan()
 def house() -> House:
     answers = AnswerSlab(PLAN, 8)
     return House(SegmentScheduler(PLAN, EngineConfig(max_batch_size=4, max_queue_rows=8), answers), answers)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "most"),
+    [
+        # 3 would be the best, but runs as 4 do.
+        ({1: 1.0, 2: 0.9, 3: 0.1, 4: 0.5, 6: 0.5}, 4),
+        ({1: 1.0, 2: 0.5, 4: 0.5}, 2),
+        # The bound is a bucket, whatever it is.
+        ({1: 1.0, 2: 0.5, 4: 0.4, 6: 0.3}, 6),
+        ({1: 1.0, 3: 0.1}, 6),
+    ],
+)
+def test_a_profile_counts_at_the_sizes_that_batches_run_in(seconds: dict[int, float], most: int) -> None:
+    plan = replace(PLAN, members=(replace(PLAN.members[0], seconds=seconds), *PLAN.members[1:]))
+    config = EngineConfig(max_batch_size=6, max_queue_rows=8)
+    assert SegmentScheduler(plan, config, AnswerSlab(plan, 8)).largest_batch_M == (most, 6, 6)
 
 
 def said(rows: int, *, label: int = 0, sure: float = 0.5, confident: bool = False, exits: bool = False) -> Verdicts:
