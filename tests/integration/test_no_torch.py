@@ -12,9 +12,12 @@ from importlib.metadata import distribution
 from pathlib import Path
 
 import pytest
+from linear_zoo import write_linear_member
 from onnx_bundle import CLASSES, write_linear_bundle
 from packaging.requirements import Requirement
 from PIL import Image
+
+from model_zoo.store import read_member
 
 ROOT = Path(__file__).parents[2]
 LOCK = ROOT / "requirements" / "serve-cpu.txt"
@@ -121,6 +124,19 @@ def test_commands_that_need_more_say_what_to_install(linked_python: Path, tmp_pa
     assert ended.returncode == 2, ended.stderr
     assert "pip install 'cascade-serve[" in ended.stderr
     assert "Traceback" not in ended.stderr
+
+
+def test_members_for_onnx_runtime_are_timed_without_torch(linked_python: Path, tmp_path: Path) -> None:
+    task_path = tmp_path / "zoo" / "pets"
+    write_linear_member(task_path, "linear", 1)
+    write_linear_member(task_path, "net", 1, engine="torch")
+    options = ("--batch-sizes", "1,2", "--seconds-per-size", "0.01", "--rounds", "1")
+    ended = _run(linked_python, "zoo", "profile", task_path, "linear", *options)
+    assert ended.returncode == 0, ended.stderr
+    assert set(read_member(task_path / "linear").card.cost.seconds or {}) == {1, 2}
+    ended = _run(linked_python, "zoo", "profile", task_path, *options)
+    assert (ended.returncode, ended.stdout) == (2, "")
+    assert "torch is not installed; install it with: pip install 'cascade-serve[torch]'" in ended.stderr
 
 
 @pytest.mark.slow

@@ -73,7 +73,8 @@ def install(monkeypatch: pytest.MonkeyPatch) -> StandIn:
     streams = cycle([Stream(house, f"stream {index}") for index in range(32)])
     default = Stream(house, "default")
     real_zeros, real_run = torch.zeros, Step.run
-    real_to, real_call = torch.Tensor.to, ServedModule.__call__
+    real_to: Callable[..., torch.Tensor] = torch.Tensor.to
+    real_call = ServedModule.__call__
 
     def zeros(*size: Any, device: object = None, pin_memory: bool = False, **options: Any) -> torch.Tensor:
         return real_zeros(*size, **options)

@@ -136,7 +136,9 @@ def test_a_machine_without_cuda_says_so() -> None:
 def test_what_can_not_be_loaded_is_refused_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_torch_member(tmp_path / "small", "digits_cnn_s")
     device = SoloDevice("cpu", threads=1)
-    with pytest.raises(ConfigError, match="member 'small': precision: got 'int8'; the torch engine runs fp32, bf16, fp"):
+    with pytest.raises(
+        ConfigError, match="member 'small': precision: got 'int8'; the torch engine runs fp32, bf16, fp"
+    ):
         device.load(tmp_path / "small", "int8")
 
     def fill(*_arguments: object) -> None:
