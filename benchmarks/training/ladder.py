@@ -120,9 +120,9 @@ def _recipes_experiment(setting: Setting, width: int) -> Experiment:
 def _equal_experiment(setting: Setting, width: int) -> Experiment:
     """Train ResNet-9 for as many epochs as ResNet-56, then for a half and a quarter of them, to find where they tie."""
     loop = setting.model.loop
-    models = {f"resnet56, {loop.epochs} epochs": _slow(loop)}
+    models = {f"resnet56, epochs {loop.epochs}": _slow(loop)}
     for epochs in sorted({max(1, loop.epochs // part) for part in (1, 2, 4)}):
-        models[f"resnet9, all tricks, {epochs} epochs"] = _fast(setting, width, epochs)
+        models[f"resnet9, all tricks, epochs {epochs}"] = _fast(setting, width, epochs)
     return _of_models(setting, "equal", models)
 
 
