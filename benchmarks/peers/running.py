@@ -23,7 +23,7 @@ _READY_S = 180.0
 _PROBE_S = 2.0
 _POLL_S = 0.2
 _FIRST_PROBES = 16
-"""Connections that a new server must answer: of several processes on a port, one may be ready long before the others."""
+"""Connections that a new server must answer: of several processes on a port, one may be ready long before others."""
 _FP32 = Compute(engine=Engine.ONNX_RUNTIME, precision=Precision.FP32)
 _GENERATOR_S = 60.0
 """On top of its run: starting, connecting, judging."""
