@@ -59,13 +59,13 @@ class Life:
 
     Attributes:
         begun_s: its handler began.
-        batches: of each batch that it was in: member, start, end of the member's run, end of its gate; and the rows.
+        batches: of each batch that it was in: start, end of the member's run, end of its gate; and its rows.
         admitted_s, closed_s, woken_s, left_s: it was queued, it had its answer, its thread went on, its handler ended.
     """
 
     begun_s: float
     admitted_s: float = 0.0
-    batches: list[tuple[str, float, float, float, int]] = field(default_factory=list)
+    batches: list[tuple[float, float, float, int]] = field(default_factory=list)
     closed_s: float = 0.0
     woken_s: float = 0.0
     left_s: float = 0.0
@@ -74,7 +74,7 @@ class Life:
         """Divide the time that its caller saw; seconds, in the order of life."""
         divided = {TO_HANDLER: self.begun_s - due_s, DECODED: self.admitted_s - self.begun_s}
         last_s = self.admitted_s
-        for stage, (_, started_s, ran_s, gated_s, _) in enumerate(self.batches, 1):
+        for stage, (started_s, ran_s, gated_s, _) in enumerate(self.batches, 1):
             divided[f"waits for stage {stage}"] = started_s - last_s
             divided[f"stage {stage}: member"] = ran_s - started_s
             divided[f"stage {stage}: gate"] = gated_s - ran_s
@@ -127,12 +127,11 @@ class Witness:
 
     def _batched(self, run_and_gate: Callable[..., Any]) -> Callable[..., Any]:
         @wraps(run_and_gate)
-        def noted(engine: CommitteeEngine, runner: object, batch: Any) -> Any:
+        def noted(engine: object, runner: object, batch: Any) -> Any:
             owners = [row.owner for row in batch.rows]
             started_s = self._clock()
             judged = run_and_gate(engine, runner, batch)
-            member = engine.plan.members[batch.member].name
-            times = (member, started_s, self._here.ran_s, self._clock(), len(owners))
+            times = (started_s, self._here.ran_s, self._clock(), len(owners))
             for owner in owners:
                 if owner in self._of_ticket:
                     self._of_ticket[owner].batches.append(times)

@@ -14,7 +14,7 @@ from cascade_serve.serving import ServeConfig, ServingProcess
 LIFE = Life(
     begun_s=1.0,
     admitted_s=2.0,
-    batches=[("small", 4.0, 8.0, 16.0, 3), ("large", 32.0, 64.0, 128.0, 1)],
+    batches=[(4.0, 8.0, 16.0, 3), (32.0, 64.0, 128.0, 1)],
     closed_s=256.0,
     woken_s=512.0,
     left_s=1024.0,
