@@ -148,7 +148,13 @@ def _experiment(setting: Setting, task: Task, program: Published, *, should_comp
         arms=[Arm(name="published program", run=program.run), Arm(name="this project's recipe", run=ours)],
         baseline="published program",
         ratios=(_SECONDS,),
-        settings={**setting.describe(), "epochs": _EPOCHS, "compile": should_compile},
+        settings={
+            **setting.describe(),
+            "network": model.architecture,
+            "epochs": _EPOCHS,
+            "batch": loop.batch_size,
+            "compile": should_compile,
+        },
         standing=EVIDENCE if setting.train_images is None and setting.device != "cpu" else OPEN,
     )
 
