@@ -21,13 +21,12 @@ from statistics import median
 from typing import Any
 
 from benchmarks.environment import describe
+from benchmarks.own_process import serve_here
 from benchmarks.server import COMMAND
 from cascade_serve.engine import batch_run, committee, scheduler, sessions
-from cascade_serve.engine.opening import OpeningConfig
 from cascade_serve.engine.protocol import EngineConfig
 from cascade_serve.rpc import desk, servicer
-from cascade_serve.rpc.server import ServerConfig
-from cascade_serve.serving import ServeConfig, ServingProcess
+from cascade_serve.serving import ServingProcess
 
 REQUEST = "handler: all else"
 PARTS: tuple[tuple[object, str, str], ...] = (
@@ -133,19 +132,8 @@ def main() -> None:
     arguments = parser.parse_args()
     timers = Timers()
     put_timers(timers)
-    engine = EngineConfig(workers=arguments.workers)
-    config = ServeConfig(
-        repository=arguments.repository,
-        server=ServerConfig(port=0),
-        opening=OpeningConfig(engine=engine),
-        metrics_port=0,
-    )
-    server = ServingProcess(config)
-    server.start()
-    try:
+    with serve_here(arguments.repository, EngineConfig(workers=arguments.workers)) as server:
         runs = [measure(timers, server, arguments) for _ in range(arguments.repeats)]
-    finally:
-        server.stop()
     print(f"{describe()}; {arguments.workers} workers, {arguments.concurrency} callers, one image a request,")
     print(f"medians of {len(runs)} runs of {arguments.seconds:g} s\n")
     print(table(runs))

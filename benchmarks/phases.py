@@ -22,16 +22,15 @@ from statistics import fmean
 from typing import Any
 
 from benchmarks.environment import describe
+from benchmarks.own_process import serve_here
 from benchmarks.peers.load import Job
 from cascade_serve.core.request import Reply
 from cascade_serve.engine import committee
 from cascade_serve.engine.committee import CommitteeEngine
-from cascade_serve.engine.opening import OpeningConfig
 from cascade_serve.engine.protocol import EngineConfig
 from cascade_serve.engine.ticket import RowTicket
 from cascade_serve.rpc import servicer
-from cascade_serve.rpc.server import ServerConfig
-from cascade_serve.serving import ServeConfig, ServingProcess
+from cascade_serve.serving import ServingProcess
 
 TO_HANDLER = "on the way to its handler"
 DECODED = "decoded and admitted"
@@ -246,18 +245,8 @@ def main() -> None:
     witness = Witness()
     witness.watch()
     engine = EngineConfig(workers=arguments.workers, max_batch_size=arguments.max_batch_size)
-    config = ServeConfig(
-        repository=arguments.repository,
-        server=ServerConfig(port=0),
-        opening=OpeningConfig(engine=engine),
-        metrics_port=0,
-    )
-    server = ServingProcess(config)
-    server.start()
-    try:
+    with serve_here(arguments.repository, engine) as server:
         seen = [one for _ in range(arguments.repeats) for one in measure(witness, server, arguments)]
-    finally:
-        server.stop()
     load = f"{arguments.concurrency} callers" if arguments.rate is None else f"{arguments.rate:g} requests a second"
     print(f"{describe()}; {arguments.workers} workers, {load}, one image a request,")
     print(f"{arguments.repeats} runs of {arguments.seconds:g} s together\n")

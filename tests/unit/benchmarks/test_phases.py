@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 from onnx_bundle import IMAGE_SHAPE, write_linear_bundle
 
+from benchmarks.own_process import serve_here
 from benchmarks.phases import POINTS, TO_HANDLER, WOKEN, Life, Seen, Witness, join, measure, table
-from cascade_serve.rpc.server import ServerConfig
-from cascade_serve.serving import ServeConfig, ServingProcess
+from cascade_serve.engine.protocol import EngineConfig
 
 LIFE = Life(
     begun_s=1.0,
@@ -59,20 +59,11 @@ def test_every_answered_request_has_a_life_and_its_phases_add_up(
     np.save(tmp_path / "images.npy", images_NHWC)
     witness = Witness()
     witness.watch()
-    server = ServingProcess(
-        ServeConfig(repository=tmp_path / "repository", server=ServerConfig(port=0), metrics_port=0)
+    options = argparse.Namespace(
+        model="pets", images=tmp_path / "images.npy", concurrency=4, rate=rate, seconds=0.5, seed=0
     )
-    server.start()
-    try:
-        seen = measure(
-            witness,
-            server,
-            argparse.Namespace(
-                model="pets", images=tmp_path / "images.npy", concurrency=4, rate=rate, seconds=0.5, seed=0
-            ),
-        )
-    finally:
-        server.stop()
+    with serve_here(tmp_path / "repository", EngineConfig()) as server:
+        seen = measure(witness, server, options)
     assert len(seen) > 20
     for one in seen:
         assert sum(one.phases.values()) == pytest.approx(one.latency_s, abs=1e-6)
