@@ -96,11 +96,15 @@ class Witness:
 
     def watch(self) -> None:
         """Put a note-taker at each point."""
-        for (place, name), around in zip(
-            POINTS,
-            (self._handled, self._admitted, self._batched, self._ran, self._woken, self._closed),
-            strict=True,
-        ):
+        note_takers: tuple[Callable[[Callable[..., Any]], Callable[..., Any]], ...] = (
+            self._handled,
+            self._admitted,
+            self._batched,
+            self._ran,
+            self._woken,
+            self._closed,
+        )
+        for (place, name), around in zip(POINTS, note_takers, strict=True):
             setattr(place, name, around(getattr(place, name)))
 
     def _handled(self, infer: Callable[..., Any]) -> Callable[..., Any]:
