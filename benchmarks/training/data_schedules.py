@@ -25,7 +25,7 @@ _NAMES = {
     f"{name} step {100 * step.fraction:.0f} % for {100 * step.share:.0f} %": step
     for name, step in data_step_grid().items()
 }
-_ARMS: dict[str, DataScheduleConfig] = {
+SCHEDULES: dict[str, DataScheduleConfig] = {
     "all data": AllData(),
     **_NAMES,
     "increment from 25 %": DataIncrement(fraction=0.25),
@@ -36,6 +36,7 @@ _ARMS: dict[str, DataScheduleConfig] = {
     "cut 4 rotate": DataCut(cuts=4, mode=CutMode.ROTATE),
     "infobatch": InfoBatch(),
 }
+"""Name in the tables → schedule; the first is the baseline."""
 
 
 def make_experiment(setting: Setting) -> Experiment:
@@ -51,7 +52,7 @@ def make_experiment(setting: Setting) -> Experiment:
     return Experiment(
         name=f"data_schedules_{setting.name}",
         title=f"Dynamic data on {setting.name}",
-        arms=[Arm(name=name, run=partial(run, schedule)) for name, schedule in _ARMS.items()],
+        arms=[Arm(name=name, run=partial(run, schedule)) for name, schedule in SCHEDULES.items()],
         baseline="all data",
         ratios=("evaluations", "process s"),
         settings=setting.describe(),
