@@ -3,7 +3,7 @@
 import logging
 import threading
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
 from typing import Literal, Protocol, Self
@@ -146,10 +146,12 @@ class BundleRepository:
     def is_ready(self) -> bool:
         """Every cascade that was there at the start has been loaded, and at least one answers.
 
-        One that is added later makes no difference, whether it can be loaded or not: the others answer as before.
+        A cascade whose engine has a fault does not. One that is added later makes no difference, whether it can be
+        loaded or not: the others answer as before.
         """
         with self._lock:
-            return bool(self._served) and not self._awaited and not self._stopped.is_set()
+            is_complete = not self._awaited and not self._stopped.is_set()
+            return is_complete and any(not served.engine.fault for served in self._served.values())
 
     def acquire(self, cascade: str, version: str = "") -> ServedBundle:
         """Hold a cascade while a request runs, so that a swap waits for it; the ``with`` statement's end lets it go.
@@ -184,7 +186,14 @@ class BundleRepository:
     def index(self) -> list[IndexEntry]:
         """List every version that was met and is still there, by name and version."""
         with self._lock:
-            return [self._states[key] for key in sorted(self._states)]
+            return [self._with_fault(self._states[key]) for key in sorted(self._states)]
+
+    def _with_fault(self, entry: IndexEntry) -> IndexEntry:
+        """Say of a version that is served whether its engine can't answer."""
+        served = self._served.get(entry.name)
+        if entry.state != "READY" or served is None or str(served.version) != entry.version or not served.engine.fault:
+            return entry
+        return replace(entry, state="UNAVAILABLE", reason=served.engine.fault)
 
     def load_all(self) -> None:
         """Load the newest version of every cascade in the folder.

@@ -129,6 +129,7 @@ class FrontEnd:
 
     def noted(self) -> None:
         """Follow the repository; see :class:`~cascade_serve.repository.Listener`."""
+        self.refresh_health()
         if self._house is not None:
             self._house.noted()
 

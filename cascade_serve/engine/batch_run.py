@@ -23,11 +23,13 @@ class BatchOutcome(NamedTuple):
         score_BK: float32 [B, K], what the plan's rule combines.
         usable_B: bool [B], rows whose output was finite throughout; None where all were, as nearly always.
         failed_B: bool [B], rows on which the member raised even when they ran alone; None where they ran together.
+        fault: what it raised over a blank image too, where every row failed, so that no row is to blame; else empty.
     """
 
     score_BK: FloatArray
     usable_B: BoolArray | None
     failed_B: BoolArray | None = None
+    fault: str = ""
 
 
 def run_batch(plan: Plan, slab: Slab, runner: Runner, member: int, slots: list[int]) -> BatchOutcome:
@@ -61,4 +63,14 @@ def _run_rows(plan: Plan, slab: Slab, runner: Runner, member: int, slots: list[i
         except MemberError:
             failed_B[row] = True
     score_BK, usable_B = score_logits(plan, member, logits_BK)
-    return BatchOutcome(score_BK, ~failed_B if usable_B is None else usable_B & ~failed_B, failed_B)
+    fault = _find_fault(plan, runner, member) if failed_B.all() else ""
+    return BatchOutcome(score_BK, ~failed_B if usable_B is None else usable_B & ~failed_B, failed_B, fault)
+
+
+def _find_fault(plan: Plan, runner: Runner, member: int) -> str:
+    try:
+        runner.run(member, np.zeros((1, *plan.task.image_shape), dtype=np.uint8))
+    except MemberError as error:
+        _log.error("member %r fails on every image: %s", plan.members[member].name, error)
+        return str(error)
+    return ""

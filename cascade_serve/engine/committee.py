@@ -93,6 +93,11 @@ class CommitteeEngine:
         self._is_stopping = False
 
     @property
+    def fault(self) -> str:
+        """Why a member fails on every image; see the protocol."""
+        return self._scheduler.statistics.fault
+
+    @property
     def rows_in_flight(self) -> int:
         """Rows that hold a slot."""
         return self._slab.num_slots - self._slab.num_free
@@ -292,7 +297,7 @@ class CommitteeEngine:
         queue_s_B = [max(started_s - entry.queued_s, 0.0) for entry in batch.entries]
         with self._lock:
             statistics = self._scheduler.statistics
-            statistics.ran(batch.member, len(batch.slots), sum(queue_s_B), now_s - started_s)
+            statistics.ran(batch.member, len(batch.slots), sum(queue_s_B), now_s - started_s, outcome.fault)
             if outcome.failed_B is not None:
                 statistics.failed(batch.member)
                 self._scheduler.fail(batch, compress(batch.rows, outcome.failed_B))

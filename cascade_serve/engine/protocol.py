@@ -127,6 +127,14 @@ class Engine(Protocol):
         ...
 
     @property
+    def fault(self) -> str:
+        """Why requests fail that are not to blame, such as a device that is lost; empty where none does.
+
+        It holds until a request has been answered by what failed.
+        """
+        ...
+
+    @property
     def rows_in_flight(self) -> int:
         """Rows that hold a slot: admitted, and not yet answered and given back."""
         ...

@@ -8,7 +8,7 @@ _WEIGHT_OF_NEWEST = 0.2
 
 
 class RunStatistics:
-    """What the members' runs took. Not thread-safe: the engine's lock guards it.
+    """What the members' runs took, and which of them can't run. Not thread-safe: the engine's lock guards it.
 
     Args:
         members: their names, by index.
@@ -24,15 +24,30 @@ class RunStatistics:
         self._queue_s = [0.0] * len(members)
         self._last_run_s = [0.0] * len(members)
         self._runs: list[dict[int, tuple[int, float]]] = [{} for _ in members]
+        self._faults = [""] * len(members)
         self.expected_s = [0.0] * len(members)
+
+    @property
+    def fault(self) -> str:
+        """Name the first member that can't run, and why."""
+        faults = zip(self._members, self._faults, strict=True)
+        return next((f"member {name!r} fails on every image: {fault}" for name, fault in faults if fault), "")
 
     def expect(self, member: int, compute_s: float) -> None:
         """Let a run's seconds move the expectation of the next."""
         expected_s = self.expected_s[member]
         self.expected_s[member] = expected_s + (compute_s - expected_s) * (_WEIGHT_OF_NEWEST if expected_s else 1.0)
 
-    def ran(self, member: int, rows: int, queue_s: float, compute_s: float) -> None:
-        """Count a run that ended well; ``queue_s`` is summed over its rows."""
+    def ran(self, member: int, rows: int, queue_s: float, compute_s: float, fault: str = "") -> None:
+        """Count a run.
+
+        Args:
+            member: its index.
+            rows, compute_s: of the batch.
+            queue_s: summed over its rows.
+            fault: why the member fails on every image; empty where it doesn't.
+        """
+        self._faults[member] = fault
         runs, seconds = self._runs[member].get(rows, (0, 0.0))
         self._runs[member][rows] = (runs + 1, seconds + compute_s)
         self._rows[member] += rows

@@ -139,6 +139,7 @@ class FakeEngine:
         self.is_released = True
         self.is_closed = False
         self.failure: Exception | None = None
+        self.fault = ""
         self.pause_s = 0.0
         self.num_cancelled = 0
         self.tickets: list[FakeTicket] = []

@@ -238,6 +238,42 @@ def test_a_cascade_added_later_does_not_make_the_server_unready(
     assert repository.is_ready
 
 
+def test_a_cascade_whose_engine_is_at_fault_is_not_ready_until_it_answers_again(
+    repository: BundleRepository, publish: Publish, opener: Opener
+) -> None:
+    lost: set[str] = set()
+
+    def fail_if_lost(cascade: str) -> Callable[[int, int], None]:
+        def fail(_member: int, _rows: int) -> None:
+            if cascade in lost:
+                raise MemberError("the device is lost")
+
+        return fail
+
+    def ask(cascade: str) -> None:
+        with repository.acquire(cascade) as served:
+            served.engine.admit(Request(images_BHWC=np.zeros((1, 1, 1, 1), dtype=np.uint8))).result()
+
+    for cascade in ("a", "b"):
+        publish(cascade, 1)
+        opener.fails = fail_if_lost(cascade)
+        repository.load(cascade)
+    ready = []
+    for cascade in ("a", "b"):
+        lost.add(cascade)
+        with pytest.raises(MemberError):
+            ask(cascade)
+        ready.append(repository.is_ready)
+        if cascade == "a":
+            ask("b")
+            assert states(repository) == {"a/1": "UNAVAILABLE", "b/1": "READY"}
+            assert repository.index()[0].reason == "member 'small' fails on every image: the device is lost"
+    lost.clear()
+    ask("a")
+    assert [*ready, repository.is_ready] == [True, False, True]
+    assert states(repository) == {"a/1": "READY", "b/1": "UNAVAILABLE"}
+
+
 def test_a_version_that_is_still_being_copied_is_tried_again(repository: BundleRepository, publish: Publish) -> None:
     publish("a", 1)
     repository.load_all()

@@ -8,7 +8,7 @@ import numpy as np
 
 from cascade_serve.core.arrays import BoolArray
 from cascade_serve.core.plan import Plan
-from cascade_serve.engine.cuda.lane import Lane, Load, Verdicts
+from cascade_serve.engine.cuda.lane import Lane, Load, Verdicts, padding_load
 from cascade_serve.errors import MemberError
 
 _log = logging.getLogger(__name__)
@@ -21,13 +21,16 @@ class BatchOutcome:
     Attributes:
         verdicts: of its rows.
         failed_B: bool [B], rows on which the member failed even when they ran alone; None when nothing failed.
+        fault: what it failed for over a blank image too, where every row failed, so that no row is to blame; else
+            empty.
     """
 
     verdicts: Verdicts
     failed_B: BoolArray | None = None
+    fault: str = ""
 
 
-def run_batch(lane: Lane, plan: Plan, member: int, load: Load) -> BatchOutcome:
+def run_batch(lane: Lane, plan: Plan, member: int, load: Load, padding_slot: int) -> BatchOutcome:
     """Run a member over rows.
 
     Args:
@@ -35,6 +38,7 @@ def run_batch(lane: Lane, plan: Plan, member: int, load: Load) -> BatchOutcome:
         plan: the plan being served.
         member: its index in the plan.
         load: the rows.
+        padding_slot: the slot that is nobody's, whose image is blank.
 
     Returns:
         the outcome; a member that fails is logged and noted.
@@ -44,12 +48,12 @@ def run_batch(lane: Lane, plan: Plan, member: int, load: Load) -> BatchOutcome:
         return BatchOutcome(lane.wait())
     except MemberError as error:
         _log.warning("member %r failed on a batch of %d: %s", plan.members[member].name, len(load.slot_B), error)
-        return _run_rows(lane, len(plan.task.classes), member, load)
+        return _run_rows(lane, plan, member, load, padding_slot)
 
 
-def _run_rows(lane: Lane, classes: int, member: int, load: Load) -> BatchOutcome:
+def _run_rows(lane: Lane, plan: Plan, member: int, load: Load, padding_slot: int) -> BatchOutcome:
     rows = len(load.slot_B)
-    together = _silent_verdicts(rows, classes)
+    together = _silent_verdicts(rows, len(plan.task.classes))
     failed_B: BoolArray = np.zeros(rows, dtype=np.bool_)
     for row in range(rows):
         try:
@@ -62,7 +66,18 @@ def _run_rows(lane: Lane, classes: int, member: int, load: Load) -> BatchOutcome
             said = getattr(alone, field.name)
             if said is not None:
                 getattr(together, field.name)[row] = said[0]
-    return BatchOutcome(together, failed_B)
+    fault = _find_fault(lane, plan, member, padding_slot) if failed_B.all() else ""
+    return BatchOutcome(together, failed_B, fault)
+
+
+def _find_fault(lane: Lane, plan: Plan, member: int, padding_slot: int) -> str:
+    try:
+        lane.launch(member, padding_load(1, padding_slot))
+        lane.wait()
+    except MemberError as error:
+        _log.error("member %r fails on every image: %s", plan.members[member].name, error)
+        return str(error)
+    return ""
 
 
 def _silent_verdicts(rows: int, classes: int) -> Verdicts:

@@ -21,7 +21,7 @@ from cascade_serve.engine.cuda.lane import Executor, Lane, padding_load
 from cascade_serve.engine.cuda.scheduler import Batch, SegmentScheduler
 from cascade_serve.engine.protocol import EngineConfig, MemberStatistics, Observer
 from cascade_serve.engine.ticket import RowTicket
-from cascade_serve.errors import AbandonedError, UnavailableError
+from cascade_serve.errors import AbandonedError, MemberError, UnavailableError
 
 _log = logging.getLogger(__name__)
 
@@ -76,12 +76,18 @@ class DeviceEngine:
         self._num_uploading = 0
         self._is_stopping = False
         self._is_closed = False
+        self._upload_fault = ""
         self._threads = [
             threading.Thread(target=self._serve, args=(lane,), name=f"cascade-lane-{index}", daemon=True)
             for index, lane in enumerate(executor.lanes)
         ]
         for thread in self._threads:
             thread.start()
+
+    @property
+    def fault(self) -> str:
+        """Why a member fails on every image, or no image can be uploaded; see the protocol."""
+        return self._upload_fault or self._scheduler.statistics.fault
 
     @property
     def rows_in_flight(self) -> int:
@@ -160,7 +166,10 @@ class DeviceEngine:
             self._num_uploading += 1
         try:
             self._executor.upload(slots, request.images_BHWC)
-        except BaseException:
+            self._upload_fault = ""
+        except BaseException as error:
+            if isinstance(error, MemberError):
+                self._upload_fault = f"no image can be uploaded: {error}"
             self.release(ticket)
             raise
         finally:
@@ -207,7 +216,7 @@ class DeviceEngine:
     def _run_and_settle(self, lane: Lane, batch: Batch) -> None:
         name = self.plan.members[batch.member].name
         started_s = self._clock()
-        outcome = run_batch(lane, self.plan, batch.member, batch.load)
+        outcome = run_batch(lane, self.plan, batch.member, batch.load, self.config.max_queue_rows)
         now_s = self._clock()
         queue_s_B = np.maximum(started_s - batch.queued_s_B, 0.0)
         self._observer.batch_ran(name, queue_s_B.tolist(), now_s - started_s)
@@ -215,7 +224,7 @@ class DeviceEngine:
         self._tell_gated(batch, np.where(verdicts.usable_B, verdicts.confidence_B, np.float32(np.nan)), failed_B)
         with self._lock:
             statistics = self._scheduler.statistics
-            statistics.ran(batch.member, batch.rows, float(queue_s_B.sum()), now_s - started_s)
+            statistics.ran(batch.member, batch.rows, float(queue_s_B.sum()), now_s - started_s, outcome.fault)
             if failed_B is not None:
                 statistics.failed(batch.member)
                 self._scheduler.fail(batch, failed_B)

@@ -1,4 +1,4 @@
-"""Several engines, one a device, that look like one: each request goes whole to the device with the fewest rows."""
+"""Several engines, one a device, that look like one: a request goes whole to the device with the fewest rows."""
 
 import time
 from collections.abc import Sequence
@@ -35,6 +35,12 @@ class EngineFleet:
         return self._engines[0].fingerprint
 
     @property
+    def fault(self) -> str:
+        """What is wrong with the first device, where every device is at fault; else the others answer."""
+        faults = [engine.fault for engine in self._engines]
+        return faults[0] if all(faults) else ""
+
+    @property
     def rows_in_flight(self) -> int:
         """Rows that hold a slot, on any device."""
         return sum(engine.rows_in_flight for engine in self._engines)
@@ -47,13 +53,18 @@ class EngineFleet:
     def admit(self, request: Request) -> Ticket:
         """Hand a request to the least loaded device; of equals, to the next after the one that came last.
 
-        The bounds of all are the same: where the least loaded has no room, none has.
+        One at fault gets none, though it is idle, as long as another is well. The bounds of all are the same: where the
+        least loaded has no room, none has.
         """
         count = len(self._engines)
-        loads = [self._engines[(self._last + 1 + turn) % count].rows_in_flight for turn in range(count)]
+        turns = [(self._last + 1 + turn) % count for turn in range(count)]
         # NOTE: two threads may choose by the same numbers; the next request evens that out.
-        self._last = (self._last + 1 + loads.index(min(loads))) % count
+        self._last = min(turns, key=self._burden)
         return self._engines[self._last].admit(request)
+
+    def _burden(self, index: int) -> tuple[bool, int]:
+        engine = self._engines[index]
+        return engine.fault != "", engine.rows_in_flight
 
     def warm_up(self) -> None:
         """Warm all of them, one after the other: captures may not overlap."""

@@ -270,6 +270,37 @@ def test_a_poisoned_row_fails_alone(make_any_bench: MakeBench, mode: Mode) -> No
     assert bench.engine.rows_in_flight == 0
 
 
+class LostDeviceError(MemberError, RuntimeError):
+    """What runners raise, and what torch raises, at once."""
+
+
+def test_a_member_that_fails_on_every_image_is_the_engines_fault_until_it_answers(make_any_bench: MakeBench) -> None:
+    lost = True
+
+    def run_where_it_can(member: int, _rows: int) -> None:
+        if lost and member == 1:
+            raise LostDeviceError("the device is lost")
+
+    bench = make_any_bench(before_run=run_where_it_can)
+    assert bench.engine.fault == ""
+    with pytest.raises(MemberError, match="row 0: member 'middle' failed"):
+        ask(bench, 1, 2, confidence_threshold=1.0)
+    assert bench.engine.fault == "member 'middle' fails on every image: the device is lost"
+    # What the other members say doesn't mend it.
+    ask(bench, 1, confidence_threshold=0.0)
+    assert bench.engine.fault != ""
+    lost = False
+    ask(bench, 1, 2, confidence_threshold=1.0)
+    assert bench.engine.fault == ""
+
+
+def test_rows_that_no_member_takes_are_their_own_fault(make_any_bench: MakeBench) -> None:
+    bench = make_any_bench()
+    with pytest.raises(MemberError, match="row 0: member 'small' failed"):
+        ask(bench, POISON, POISON)
+    assert bench.engine.fault == ""
+
+
 def test_a_nan_row_beside_a_poisoned_one_is_left_out_all_the_same(make_any_bench: MakeBench) -> None:
     table = random_table()
     table[0, 5] = np.nan

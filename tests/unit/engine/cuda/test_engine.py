@@ -11,7 +11,7 @@ from torch_committee import make_torch_bench
 from cascade_serve.core.arrays import ImageArray
 from cascade_serve.core.request import Mode, Request, Terms
 from cascade_serve.engine.cuda.lane import EagerExecutor
-from cascade_serve.errors import UnavailableError
+from cascade_serve.errors import MemberError, UnavailableError
 
 
 def ask(bench: Bench, *values: int, **terms: object) -> None:
@@ -29,6 +29,21 @@ def test_a_cascades_rows_come_to_every_gate_on_their_way(make_pure_bench: MakeBe
     bench = make_pure_bench()
     ask(bench, 1, confidence_threshold=1.0)
     assert [stage for stage, _ in bench.watcher.gated] == [0, 1, 2]
+
+
+def test_a_device_that_takes_no_image_is_at_fault_until_it_takes_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(_executor: EagerExecutor, _slots: Sequence[int], _images_BHWC: ImageArray) -> None:
+        raise MemberError("the device is lost")
+
+    bench = make_torch_bench("cpu")
+    with monkeypatch.context() as patch:
+        patch.setattr(EagerExecutor, "upload", refuse)
+        with pytest.raises(MemberError, match="the device is lost"):
+            ask(bench, 1)
+    assert bench.engine.fault == "no image can be uploaded: the device is lost"
+    ask(bench, 1)
+    assert bench.engine.fault == ""
+    bench.engine.close()
 
 
 def test_a_device_is_freed_after_the_uploads_that_were_under_way(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -65,6 +65,25 @@ def test_a_full_fleet_refuses(house: House) -> None:
     assert all(len(ticket.result().label_B) == 16 for ticket in tickets)
 
 
+def test_a_device_at_fault_is_passed_over_as_long_as_another_is_well(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    house.opened.set()
+    lost, well = (bench.engine for bench in house.benches)
+    faults = {lost: "lost"}
+    monkeypatch.setattr(type(lost), "fault", property(lambda engine: faults.get(engine, "")))
+    for value in range(4):
+        house.fleet.admit(rows(value)).result()
+    assert [engine.statistics()["small"].rows for engine in (lost, well)] == [0, 4]
+    assert house.fleet.fault == ""
+    faults[well] = "lost too"
+    assert house.fleet.fault == "lost"
+    # Whoever asks is told why, and an answer would end the fault.
+    for value in range(4):
+        house.fleet.admit(rows(value)).result()
+    assert [engine.statistics()["small"].rows for engine in (lost, well)] == [2, 6]
+
+
 def test_statistics_are_summed(house: House) -> None:
     house.opened.set()
     tickets = [house.fleet.admit(rows(*range(5))) for _ in range(4)]
