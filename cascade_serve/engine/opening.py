@@ -56,6 +56,8 @@ class OpeningConfig:
             raise ValueError(f"device_ids: got {self.device_ids}; must be at least one, each once")
         if len(self.device_ids) > 1 and (self.backend is not Backend.TORCH or self.device is not Device.CUDA):
             raise ValueError(f"device_ids: got {self.device_ids}; must be one, but for torch on cuda")
+        if self.device is Device.CPU and self.device_ids != (0,):
+            raise ValueError(f"device_ids: got {self.device_ids} on cpu; only CUDA devices have one, so must be (0,)")
         if self.engine_cache is not None and self.backend is not Backend.TENSORRT:
             raise ValueError(
                 f"engine_cache: got {self.engine_cache} for {self.backend.value}; only tensorrt keeps engines"

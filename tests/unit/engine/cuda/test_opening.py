@@ -131,3 +131,9 @@ def test_several_devices_are_for_torch_on_cuda_alone() -> None:
         OpeningConfig(backend=Backend.ONNX, device=Device.CUDA, device_ids=(0, 1))
     with pytest.raises(ValueError, match="at least one, each once"):
         OpeningConfig(backend=Backend.TORCH, device=Device.CUDA, device_ids=(1, 1))
+
+
+@pytest.mark.parametrize("backend", [Backend.ONNX, Backend.TORCH])
+def test_a_cpu_has_no_number(backend: Backend) -> None:
+    with pytest.raises(ValueError, match=r"device_ids: got \(3,\) on cpu; only CUDA devices have one"):
+        OpeningConfig(backend=backend, device_ids=(3,))
