@@ -7,14 +7,12 @@ and resizing are not, as in the literature on networks' "FLOPs" (which are multi
 # Shapes: tuples of int, batch first where there is one.
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
-import onnx
-from google.protobuf.message import DecodeError
-from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto, numpy_helper
+from onnx import GraphProto, ModelProto, NodeProto, TensorProto, numpy_helper
 
+from model_zoo.contractions import bodies_of
 from model_zoo.errors import FlopsError
 from model_zoo.shapes import Shape, constants_of, infer_for_one_image, shapes_of
 
@@ -64,19 +62,6 @@ class GraphCost:
     params: int
 
 
-def count_file(path: Path) -> GraphCost:
-    """Count an ONNX file; weights in external files are not read. See :func:`count_model`.
-
-    Raises:
-        FlopsError: the file can't be read as ONNX, or can't be counted.
-    """
-    try:
-        model = onnx.load(path, load_external_data=False)
-    except (OSError, DecodeError) as error:
-        raise FlopsError(f"{path}: {error}") from error
-    return count_model(model)
-
-
 def count_model(model: ModelProto) -> GraphCost:
     """Count a graph.
 
@@ -112,7 +97,7 @@ class _GraphCounter:
         return sum(self._node_macs(node) for node in self._graph.node)
 
     def _node_macs(self, node: NodeProto) -> int:
-        bodies = [body for attribute in node.attribute for body in _graphs(attribute)]
+        bodies = list(bodies_of(node))
         if bodies:
             return self._control_flow_macs(node, bodies)
         if node.op_type == "Mul" and node.output[0] in self._sums:
@@ -147,13 +132,6 @@ class _GraphCounter:
                 raise FlopsError(f"{_describe(node)}: axes: got a computed value; must be constant")
             axes = numpy_helper.to_array(constant).reshape(-1).tolist()
         return [axis % rank for axis in axes] if axes else list(range(rank))
-
-
-def _graphs(attribute: AttributeProto) -> Iterator[GraphProto]:
-    if attribute.type == AttributeProto.GRAPH:
-        yield attribute.g
-    elif attribute.type == AttributeProto.GRAPHS:
-        yield from attribute.graphs
 
 
 def _describe(node: NodeProto) -> str:
@@ -256,7 +234,7 @@ _REFUSED = ("RNN", "GRU", "LSTM", "DFT", "STFT")
 def _count_params(graph: GraphProto) -> int:
     """Count the elements of all weights, those of the graphs inside nodes too."""
     uses = {(name, _role(node, position)) for node in graph.node for position, name in enumerate(node.input)}
-    bodies = (body for node in graph.node for attribute in node.attribute for body in _graphs(attribute))
+    bodies = (body for node in graph.node for body in bodies_of(node))
     return sum(_count_params(body) for body in bodies) + sum(
         math.prod(tensor.dims)
         for name, tensor in constants_of(graph).items()
