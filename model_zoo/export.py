@@ -86,13 +86,12 @@ def _run_torch(served: ServedModule, images_BHWC: NDArray[np.uint8], classes: in
     return logits_BK
 
 
-def export_graph(served: ServedModule, task: TaskCard, *, optimize: bool = True) -> ModelProto:
+def export_graph(served: ServedModule, task: TaskCard) -> ModelProto:
     """Export a module with its preamble, without any check.
 
     Args:
         served: in evaluation mode; its weights may be fake tensors, when only the graph matters.
         task: image size and classes.
-        optimize: fold constants and batch normalisation.
 
     Raises:
         ExportError: torch can't export it.
@@ -108,7 +107,6 @@ def export_graph(served: ServedModule, task: TaskCard, *, optimize: bool = True)
                 (example_BHWC,),
                 dynamo=True,
                 verbose=False,
-                optimize=optimize,
                 input_names=[INPUT_NAME],
                 output_names=[OUTPUT_NAME],
                 dynamic_shapes={INPUT_NAME: {0: torch.export.Dim(BATCH_NAME)}},

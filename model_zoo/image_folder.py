@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from model_zoo.errors import ImageError
-from model_zoo.preprocess import DEFAULT_LIMITS, DecodeLimits, decode_image, read_header
+from model_zoo.preprocess import decode_image, read_header
 
 _SUFFIXES = (".jpg", ".jpeg", ".png")
 _OTHER_SUFFIXES = (".avif", ".bmp", ".gif", ".heic", ".jp2", ".jxl", ".pgm", ".ppm", ".tif", ".tiff", ".webp")
@@ -148,9 +148,7 @@ def draw_images(folder: ImageFolder, most: int, *, seed: int) -> ImageFolder:
     return replace(folder, files=tuple(folder.files[row] for row in drawn_B), labels_N=folder.labels_N[drawn_B])
 
 
-def inspect_layout(
-    folder: ImageFolder, *, limits: DecodeLimits = DEFAULT_LIMITS, progress: Progress | None = None
-) -> FolderLayout:
+def inspect_layout(folder: ImageFolder, *, progress: Progress | None = None) -> FolderLayout:
     """Read all headers to find the size and channels that the images have in common.
 
     Raises:
@@ -161,7 +159,7 @@ def inspect_layout(
     for file in folder.files:
         data = _read(file)
         try:
-            header = read_header(data, limits)
+            header = read_header(data)
         except ImageError as error:
             raise ImageError(f"{file}: {error}") from error
         sizes.add((header.height, header.width))
@@ -178,7 +176,6 @@ def read_batches(
     width: int,
     channels: int,
     batch_size: int,
-    limits: DecodeLimits = DEFAULT_LIMITS,
 ) -> Iterator[ImageBatch]:
     """Decode a folder's images batch by batch, so that a large folder needs little memory.
 
@@ -188,7 +185,6 @@ def read_batches(
         width: pixels of the result.
         channels: 1 (grey) or 3 (RGB).
         batch_size: images of a batch, at least 1; the last one may be smaller.
-        limits: bytes and pixels allowed per file.
 
     Raises:
         ImageError: a file can't be read; the message names it.
@@ -198,7 +194,7 @@ def read_batches(
         for file in folder.files[start : start + batch_size]:
             data = _read(file)
             try:
-                images.append(decode_image(data, height=height, width=width, channels=channels, limits=limits))
+                images.append(decode_image(data, height=height, width=width, channels=channels))
             except ImageError as error:
                 raise ImageError(f"{file}: {error}") from error
             digests.append(hashlib.sha256(data).digest())
@@ -211,13 +207,12 @@ def read_images(
     height: int,
     width: int,
     channels: int,
-    limits: DecodeLimits = DEFAULT_LIMITS,
     progress: Progress | None = None,
 ) -> FolderImages:
     """Decode all of a folder's images at once; see :func:`read_batches` for the arguments and errors."""
     images_NHWC = np.empty((len(folder), height, width, channels), dtype=np.uint8)
     digests: list[bytes] = []
-    for batch in read_batches(folder, height=height, width=width, channels=channels, batch_size=64, limits=limits):
+    for batch in read_batches(folder, height=height, width=width, channels=channels, batch_size=64):
         images_NHWC[len(digests) : len(digests) + len(batch.digests)] = batch.images_BHWC
         digests.extend(batch.digests)
         if progress is not None:

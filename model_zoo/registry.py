@@ -46,17 +46,6 @@ class _Order:
     arguments: dict[str, JsonValue]
 
 
-def input_preset(name: str) -> InputPreset:
-    """Give the input that one of the zoo's own architectures is made for.
-
-    Raises:
-        UnknownArchitectureError: it is none of them.
-    """
-    if name not in CATALOGUE:
-        raise UnknownArchitectureError(f"architecture: got {name!r}; must be one of {', '.join(CATALOGUE)}")
-    return CATALOGUE[name].preset
-
-
 def architecture_names() -> tuple[str, ...]:
     """Name the zoo's own architectures, in the catalogue's order."""
     return tuple(CATALOGUE)

@@ -20,6 +20,8 @@ from cascade_serve.rpc.info import ModelInfo
 from cascade_serve.rpc.remote import RemoteError
 from model_zoo.image_folder import ImageFolder, read_batches
 
+_SHOWN_CLASSES = 12
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Predictions:
@@ -110,9 +112,9 @@ def match_labels(folder: ImageFolder, classes: Sequence[str], *, model: str) -> 
     return np.array([index[name] for name in folder.classes], dtype=np.int64)[folder.labels_N]
 
 
-def _some(names: Sequence[str], limit: int = 12) -> str:
-    more = f" and {len(names) - limit} more" if len(names) > limit else ""
-    return ", ".join(repr(name) for name in names[:limit]) + more
+def _some(names: Sequence[str]) -> str:
+    more = f" and {len(names) - _SHOWN_CLASSES} more" if len(names) > _SHOWN_CLASSES else ""
+    return ", ".join(repr(name) for name in names[:_SHOWN_CLASSES]) + more
 
 
 def evaluate(

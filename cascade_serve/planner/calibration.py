@@ -111,15 +111,14 @@ def reliability(probabilities_NK: FloatArray, labels_N: IntArray, num_bins: int 
     )
 
 
-def expected_calibration_error(probabilities_NK: FloatArray, labels_N: IntArray, num_bins: int = NUM_BINS) -> float:
+def expected_calibration_error(probabilities_NK: FloatArray, labels_N: IntArray) -> float:
     """Give the expected calibration error (Guo et al. 2017, equation 5), from 0 to 1; NaN without usable rows.
 
     Args:
         probabilities_NK: float32 [N, K]; rows that are not finite are left out.
         labels_N: int64 [N] in 0..K-1.
-        num_bins: equal-width bins over [0, 1].
     """
-    return reliability(probabilities_NK, labels_N, num_bins).expected_error
+    return reliability(probabilities_NK, labels_N).expected_error
 
 
 def split_halves(labels_N: IntArray, seed: int) -> tuple[IntArray, IntArray]:

@@ -6,8 +6,6 @@ from dataclasses import dataclass, replace
 from cascade_serve.processes.channel import Body
 from cascade_serve.repository import IndexEntry, State
 
-_Versions = Mapping[str, IndexEntry]
-
 # What is said of a version that is not READY everywhere: the first of these that it is somewhere.
 _PRECEDENCE: tuple[State, ...] = ("LOADING", "UNLOADING", "UNAVAILABLE")
 

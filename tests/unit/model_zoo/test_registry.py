@@ -7,9 +7,10 @@ import pytest
 import timm
 import torch
 
+from model_zoo.architectures.catalogue import CATALOGUE
 from model_zoo.card import TaskCard
 from model_zoo.errors import ExportError, UnknownArchitectureError
-from model_zoo.registry import architecture_names, build_model, input_preset
+from model_zoo.registry import architecture_names, build_model
 from model_zoo.weights import load_weights, write_weights
 
 
@@ -35,7 +36,7 @@ def test_parameters_are_the_papers(name: str, millions: float) -> None:
 
 @pytest.mark.parametrize("name", architecture_names())
 def test_logits_are_finite(name: str) -> None:
-    preset = input_preset(name)
+    preset = CATALOGUE[name].preset
     built = build_model(name, classes=7, channels=preset.channels)
     with torch.inference_mode():
         logits_BK = built.module(torch.randn(2, preset.channels, preset.height, preset.width))
