@@ -93,6 +93,8 @@ def _abort(context: grpc.ServicerContext, code: grpc.StatusCode, message: str) -
 
 
 def shorten(message: str) -> str:
-    """Cut a message to what a status can carry."""
+    """Cut a message to what a status can carry: in its middle, where a long value stands between field and limit."""
     limit = _MAX_ASCII_CHARACTERS if message.isascii() else _MAX_CHARACTERS
-    return message if len(message) <= limit else f"{message[:limit]}... ({len(message)} characters)"
+    if len(message) <= limit:
+        return message
+    return f"{message[: limit // 2]}... ({len(message)} characters) ...{message[-limit // 2 :]}"
