@@ -25,6 +25,7 @@ _RESERVED = {
     "binary_data": _BINARY,
 }
 _IGNORED_PREFIX = "triton_"
+_TEXTS = frozenset({"policy", "mode", "on_deadline"})
 
 Scalar = float | int | str
 _Choice = TypeVar("_Choice", Mode, OnDeadline)
@@ -64,10 +65,9 @@ def _refuse(name: str) -> None:
 
 def _scalar(name: str, parameter: InferParameter) -> Scalar:
     choice = parameter.WhichOneof("parameter_choice")
-    if choice is None:
-        raise InvalidRequestError(name, "no value", "a number or a text")
-    if choice == "bool_param":
-        raise InvalidRequestError(name, f"the bool {parameter.bool_param}", "a number or a text")
+    if choice is None or choice == "bool_param":
+        got = "no value" if choice is None else f"the bool {parameter.bool_param}"
+        raise InvalidRequestError(name, got, "a text" if name in _TEXTS else "a number or a text")
     value: Scalar = getattr(parameter, choice)
     return value
 
@@ -76,12 +76,18 @@ def _threshold(name: str, value: Scalar) -> float | tuple[float, ...]:
     if not isinstance(value, str):
         return float(value)
     try:
-        # Python's float takes underscores between digits; the wire does not.
-        thresholds = tuple(float(part.replace("_", "?")) for part in value.split(","))
+        thresholds = tuple(_plain_float(part) for part in value.split(","))
     except ValueError:
         limit = "a number between 0 and 1, or several as in 0.9,0.8: one a stage but the last"
         raise InvalidRequestError(name, repr(value), limit) from None
     return thresholds if len(thresholds) > 1 else thresholds[0]
+
+
+def _plain_float(text: str) -> float:
+    """Read a number without what Python takes beyond the wire: underscores, and other scripts' digits."""
+    if "_" in text or not text.isascii():
+        raise ValueError(text)
+    return float(text)
 
 
 def _max_flops(name: str, value: Scalar) -> int:

@@ -93,6 +93,7 @@ def test_a_timeout_is_in_microseconds_and_zero_is_none(parameter: InferParameter
         ("confidence_threshold", text(""), f"confidence_threshold: got ''; must be {THRESHOLDS}"),
         ("confidence_threshold", text("0.9,"), f"confidence_threshold: got '0.9,'; must be {THRESHOLDS}"),
         ("confidence_threshold", text("0.9_5"), f"confidence_threshold: got '0.9_5'; must be {THRESHOLDS}"),
+        ("confidence_threshold", text("0.\u0969"), f"confidence_threshold: got '0.\u0969'; must be {THRESHOLDS}"),
         (
             "confidence_threshold",
             InferParameter(bool_param=True),
@@ -110,6 +111,9 @@ def test_a_timeout_is_in_microseconds_and_zero_is_none(parameter: InferParameter
         ("max_flops", text("0"), f"max_flops: got '0'; must be {FLOPS}"),
         ("max_flops", InferParameter(bool_param=False), "max_flops: got the bool False; must be a number or a text"),
         ("policy", whole(3), "policy: got 3; must be a text, the name of a policy"),
+        ("policy", InferParameter(bool_param=True), "policy: got the bool True; must be a text"),
+        ("mode", InferParameter(), "mode: got no value; must be a text"),
+        ("on_deadline", InferParameter(bool_param=False), "on_deadline: got the bool False; must be a text"),
         ("mode", text("both"), "mode: got 'both'; must be 'cascade' or 'ensemble'"),
         ("mode", text("Cascade"), "mode: got 'Cascade'; must be 'cascade' or 'ensemble'"),
         ("mode", whole(1), "mode: got 1; must be 'cascade' or 'ensemble'"),
