@@ -276,6 +276,13 @@ def test_a_loss_that_is_not_finite_is_a_failure_and_no_wrong_demand(command: Com
     assert "loss: got nan" in complaints
 
 
+def test_a_searchs_help_speaks_of_trials_and_not_of_members(command: Command) -> None:
+    code, out, _ = command("search-policy", "--help")
+    assert code == 0
+    assert "to run the trials on" in " ".join(out.replace("│", "").split())
+    assert "a CPU thread a member" not in " ".join(out.replace("│", "").split())
+
+
 def test_help_needs_no_torch() -> None:
     code = "import sys; from training.cli.app import app; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -7,15 +7,7 @@ from typing import Annotated
 import typer
 
 from training.cli.console import listening
-from training.cli.options import (
-    AddressOption,
-    DataOption,
-    DeviceOption,
-    OutOption,
-    RecipeArgument,
-    SeedOption,
-    SetOption,
-)
+from training.cli.options import DataOption, DeviceOption, OutOption, RecipeArgument, SeedOption, SetOption
 
 _SEARCH = "The search"
 
@@ -50,7 +42,15 @@ def search_policy(
             help="Ray Tune, or this process. \\[default: the recipe's; ray with --address]", rich_help_panel=_SEARCH
         ),
     ] = None,
-    address: AddressOption = None,
+    address: Annotated[
+        str | None,
+        typer.Option(
+            metavar="CLUSTER",
+            help="Ray cluster to run the trials on, such as auto or HOST:6379; local starts one on this machine."
+            " \\[default: the recipe's]",
+            rich_help_panel=_SEARCH,
+        ),
+    ] = None,
     data: DataOption = None,
     out: OutOption = None,
     device: DeviceOption = "cpu",
