@@ -27,6 +27,7 @@ from cascade_serve.planner.demands import Demands
 from cascade_serve.planner.running import Advance, largest_subset, running_predictions
 from cascade_serve.planner.search import Candidate, Limits, Search
 from cascade_serve.planner.walk import Accepted, make_test, thin, walk
+from cascade_serve.planner.words import stage_text
 from cascade_serve.planner.zoo_rows import ZooRows
 
 
@@ -226,6 +227,4 @@ def _try_one(half_A: Committee, reference: int, demands: Demands, rules: Rules, 
 
 def describe_gates(names: Sequence[str], gates: Gates) -> str:
     """Write stages as ``--stages`` takes them, such as ``resnet20:0.9,resnet56``."""
-    return ",".join(
-        names[gate.member] if gate.threshold is None else f"{names[gate.member]}:{gate.threshold:g}" for gate in gates
-    )
+    return ",".join(stage_text(names[gate.member], gate.threshold) for gate in gates)

@@ -14,9 +14,12 @@ FRONT_PREFIX = "front-"
 
 def describe_stages(policy: Policy) -> str:
     """Write stages as ``--stages`` takes them, such as ``resnet20:0.9,resnet56``."""
-    return ",".join(
-        stage.member if stage.threshold is None else f"{stage.member}:{stage.threshold:g}" for stage in policy.stages
-    )
+    return ",".join(stage_text(stage.member, stage.threshold) for stage in policy.stages)
+
+
+def stage_text(member: str, threshold: float | None) -> str:
+    """Write one stage as ``--stages`` takes it, with digits enough for the same float32, as thresholds are compared."""
+    return member if threshold is None else f"{member}:{threshold:.10g}"
 
 
 def describe_certificate(policy: Policy) -> str:
