@@ -93,6 +93,8 @@ class TrainingRun:
         check_images(data, normalisation)
         self.device = torch.device(device)
         if self.device.type == "cuda":
+            # Before that, torch's allocator knows no device by its number.
+            torch.cuda.init()
             torch.cuda.reset_peak_memory_stats(self.device)
         self.model = model.to(self.device)
         self.config = config

@@ -1,5 +1,8 @@
 """A run epoch by epoch: what it asks of augmentation, data schedule and learning rate, and its snapshots."""
 
+import os
+import subprocess
+import sys
 from dataclasses import replace
 from itertools import chain
 from pathlib import Path
@@ -34,6 +37,34 @@ def _one_thread() -> None:
 
 def make_run(config: LoopConfig = CONFIG, model: nn.Module | None = None, **options: Any) -> TrainingRun:
     return TrainingRun(model or small_model(), small_digits(), config, NORMALISATION, **options)
+
+
+class _ReachedError(Exception):
+    pass
+
+
+def test_cuda_is_up_before_a_gpu_is_asked_for_by_its_number(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Until then torch's allocator has no devices, and says "Invalid device argument" of any."""
+    log: list[object] = []
+
+    def reset(device: torch.device) -> None:
+        log.append(device)
+        raise _ReachedError
+
+    monkeypatch.setattr(torch.cuda, "init", lambda: log.append("up"))
+    monkeypatch.setattr(torch.cuda, "reset_peak_memory_stats", reset)
+    with pytest.raises(_ReachedError):
+        make_run(device="cuda:1")
+    assert log == ["up", torch.device("cuda:1")]
+
+
+@pytest.mark.gpu
+def test_the_first_that_a_process_does_on_a_gpu_may_be_to_train() -> None:
+    train = "from small_runs import *; from training.run import TrainingRun\n"
+    train += "TrainingRun(small_model(), small_digits(), CONFIG, NORMALISATION, device='cuda:0').run_epoch()"
+    subprocess.run(
+        [sys.executable, "-c", train], env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}, check=True
+    )
 
 
 class Recorder:
