@@ -90,13 +90,13 @@ class GraphLane:
         port = self._ports.for_rows(rows)
         port.fill(load)
         try:
-            with on_stream(self._device, self._stream):
+            # A replay too: of a network that draws, it writes torch's counters, which captures made in this mode.
+            with on_stream(self._device, self._stream), torch.inference_mode():
                 self._stream.wait_stream(self._uploads)
                 port.inputs.data.copy_(port.host_inputs.data, non_blocking=True)
                 graph = self._graphs.get((member, port.rows))
                 if graph is None:
-                    with torch.inference_mode():
-                        self._run(member, port)
+                    self._run(member, port)
                 else:
                     graph.replay()
                 port.host_outputs.data.copy_(port.outputs.data, non_blocking=True)

@@ -107,7 +107,7 @@ class _Replay:
 
     def __call__(self) -> None:
         try:
-            with on_stream(self.device, self.stream):
+            with on_stream(self.device, self.stream), torch.inference_mode():
                 self.graph.replay()
             self.stream.synchronize()
         except RuntimeError as error:
