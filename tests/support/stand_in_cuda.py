@@ -84,8 +84,10 @@ def install(monkeypatch: pytest.MonkeyPatch) -> StandIn:
 
     def run(step: Step, *arguments: Any) -> None:
         house.is_in_step = True
-        real_run(step, *arguments)
-        house.is_in_step = False
+        try:
+            real_run(step, *arguments)
+        finally:
+            house.is_in_step = False
         if house.capturing is not None:
             house.capturing.steps.append(lambda: real_run(step, *arguments))
 
@@ -102,6 +104,8 @@ def install(monkeypatch: pytest.MonkeyPatch) -> StandIn:
         house.capturing = captured
         try:
             yield
+        except RuntimeError as error:
+            raise RuntimeError("operation failed due to a previous error during capture") from error
         finally:
             house.capturing = None
 

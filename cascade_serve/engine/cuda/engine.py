@@ -109,13 +109,23 @@ class DeviceEngine:
         """Make every member ready at each of its batch buckets on every lane, and learn what a run of one row takes.
 
         Call before the first request.
+
+        Raises:
+            MemberError: a member fails, or the device has no room for it; names the member and the batch.
         """
         buckets = self.config.batch_buckets
         for lane in self._executor.lanes:
             for member, largest in enumerate(self._scheduler.largest_batch_M):
                 for rows in reversed(buckets[: bisect_left(buckets, largest) + 1]):
-                    lane.prepare(member, rows)
+                    self._prepare(lane, member, rows)
                 self._time_run(lane, member)
+
+    def _prepare(self, lane: Lane, member: int, rows: int) -> None:
+        try:
+            lane.prepare(member, rows)
+        except MemberError as error:
+            name = self.plan.members[member].name
+            raise MemberError(f"member {name!r}, a batch of {rows}: {error}") from error
 
     def _time_run(self, lane: Lane, member: int) -> None:
         load = padding_load(1, self.config.max_queue_rows)

@@ -217,12 +217,26 @@ def capture(
         for _ in range(_WARM_UP_RUNS):
             run()
         stream.synchronize()
-        # Only this thread is held to what a capture allows: an older version may be serving on the others.
-        with torch.cuda.graph(graph, pool=pool, stream=stream, capture_error_mode="thread_local"):
-            run()
+        _record(run, graph, stream=stream, pool=pool)
         graph.replay()
         stream.synchronize()
     return graph
+
+
+def _record(run: Callable[[], object], graph: torch.cuda.CUDAGraph, *, stream: torch.cuda.Stream, pool: Any) -> None:
+    # As text: an error kept here would keep this frame, and what it holds of the device, until a garbage collection.
+    broke: str | None = None
+    try:
+        # Only this thread is held to what a capture allows: an older version may be serving on the others.
+        with torch.cuda.graph(graph, pool=pool, stream=stream, capture_error_mode="thread_local"):
+            try:
+                run()
+            except RuntimeError as error:
+                broke = str(error)
+                raise
+    except RuntimeError as error:
+        # CUDA's last word on a broken capture is that it was broken, and not by what.
+        raise RuntimeError(broke or str(error)) from error
 
 
 @contextmanager

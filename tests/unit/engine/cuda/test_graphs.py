@@ -102,17 +102,27 @@ def test_engines_never_share_a_stream_however_often_one_is_loaded_anew() -> None
         executor.close()
 
 
-def test_a_member_that_can_not_be_captured_fails_the_warm_up_alone(
-    engine: DeviceEngine, monkeypatch: pytest.MonkeyPatch
+def test_a_member_that_can_not_be_captured_fails_the_warm_up_by_name_with_what_broke_it(
+    house: stand_in_cuda.StandIn,
 ) -> None:
-    def refuse(*_arguments: object, **_options: object) -> None:
-        raise RuntimeError("operation not permitted when stream is capturing")
+    """CUDA ends a broken capture with an error of its own, which stands before the one that tells why."""
+    can_capture = False
 
-    with monkeypatch.context() as patched:
-        patched.setattr(torch.cuda, "graph", refuse)
-        with pytest.raises(MemberError, match="not permitted when stream is capturing"):
-            engine.warm_up()
-    engine.warm_up()
+    def wait_for_the_device(member: int, _rows: int) -> None:
+        if member == 1 and house.capturing is not None and not can_capture:
+            raise RuntimeError("operation not permitted when stream is capturing")
+
+    plan = make_plan()
+    step = make_table_step(
+        plan, random_table(), torch.device("cpu"), CONFIG.max_queue_rows, before_run=wait_for_the_device
+    )
+    made = make_engine(plan, CudaExecutor(step, CONFIG.workers, CONFIG.batch_buckets, torch.device("cuda", 0)))
+    message = "^member 'middle', a batch of 8: operation not permitted when stream is capturing$"
+    with pytest.raises(MemberError, match=message):
+        made.warm_up()
+    can_capture = True
+    made.warm_up()
+    made.close()
 
 
 @pytest.mark.parametrize("is_warm", [True, False])
