@@ -1,6 +1,7 @@
 """How good a trained model is on images that it has not seen."""
 # Shapes: B rows, C channels, H height, W width, K classes.
 
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import assert_never
@@ -89,7 +90,7 @@ def predict(
     device: str = "cpu",
     tta: Tta = Tta.NONE,
 ) -> FloatArray:
-    """Give a model's logits for all images, in float32 whatever it was trained in.
+    """Give a model's logits for all images, in float32 whatever it was trained in; not in TF32 either.
 
     Args:
         model: takes normalised float32 [B, C, H, W], gives logits [B, K]; it is moved to ``device``, and its mode left
@@ -113,7 +114,7 @@ def predict(
     was_training = model.training
     model.to(device).eval()
     normalise = Normaliser(normalisation, device)
-    with torch.inference_mode(), torch.autocast(torch.device(device).type, enabled=False):
+    with torch.inference_mode(), torch.autocast(torch.device(device).type, enabled=False), _without_tf32():
         parts = [
             view_logits(model, normalise(to_device(data.images_BHWC[start : start + batch_size], device)), tta)
             for start in range(0, len(data), batch_size)
@@ -121,6 +122,14 @@ def predict(
     model.train(was_training)
     gathered_BK: FloatArray = torch.cat(parts).float().cpu().numpy()
     return gathered_BK
+
+
+def _without_tf32() -> AbstractContextManager[None]:
+    """Keep a GPU's convolutions from rounding to TF32, which torch lets them: members are served without it."""
+    cudnn = torch.backends.cudnn
+    return cudnn.flags(
+        enabled=cudnn.enabled, benchmark=cudnn.benchmark, deterministic=cudnn.deterministic, allow_tf32=False
+    )
 
 
 def check_images(data: LabelledImages, normalisation: Normalisation) -> None:

@@ -16,7 +16,7 @@ class Precision(StrEnum):
     """Of convolutions and matrix products; weights, norms, losses and optimiser states are always float32."""
 
     FP32 = "fp32"
-    """Float32."""
+    """Float32; on a GPU, convolutions may round to TF32, as torch lets them."""
     BF16 = "bf16"
     """Bfloat16 by autocast."""
     FP16 = "fp16"

@@ -88,6 +88,26 @@ def test_an_outer_autocast_does_not_reach_in() -> None:
         np.testing.assert_array_equal(predict(small_model(), small_digits(20), NORMALISATION), expected_BK)
 
 
+class RecordsTf32(nn.Module):
+    """Notes whether convolutions on a GPU might round to TF32."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: list[bool] = []
+
+    def forward(self, images_BCHW: Tensor) -> Tensor:
+        self.seen.append(torch.backends.cudnn.allow_tf32)
+        return images_BCHW.flatten(1)[:, :2]
+
+
+def test_convolutions_of_float32_are_not_rounded_meanwhile() -> None:
+    model = RecordsTf32()
+    before = torch.backends.cudnn.allow_tf32
+    predict(model, small_digits(3), NORMALISATION)
+    assert model.seen == [False]
+    assert torch.backends.cudnn.allow_tf32 == before
+
+
 def test_normalisation_by_hand() -> None:
     pixels_BCHW = torch.tensor([0, 255], dtype=torch.uint8).reshape(1, 2, 1, 1)
     normalised_BCHW = normalise(pixels_BCHW, Normalisation(mean=(0.5, 0.2), std=(0.25, 0.4)))
