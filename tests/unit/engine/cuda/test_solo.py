@@ -68,7 +68,8 @@ def test_every_run_computes_the_members_logits_anew(
         # What a capture left behind, a run must write anew.
         with torch.inference_mode():
             for logits_BK in said:
-                logits_BK.zero_()
+                # Read back, which waits for it: a run has a stream of its own, and might be quicker.
+                logits_BK.zero_().cpu()
         run()
         logits_BK = [logits_BK for logits_BK in said if len(logits_BK) == size][-1]
         with torch.inference_mode():
