@@ -82,7 +82,6 @@ def test_answers_over_the_wire_are_the_calibrated_ones(folder: Path, device: Dev
     assert labels_alone.probabilities is None
     np.testing.assert_array_equal(labels_alone.label, prediction.label)
     stored_NK = store.read_calibration(store.read_member(folder / "zoo" / "digits" / first)).logits_NK[:50]
-    # Calibrated on a GPU, where there is one; on another device bf16 rounds otherwise.
-    is_same_device = (device is Device.CUDA) == torch.cuda.is_available()
+    # Calibrated on a GPU, where there is one; bf16 rounds otherwise on another device, and there in other batches too.
     share = np.mean(prediction.label == stored_NK.argmax(axis=1))
-    assert share == 1 if is_same_device else share > 0.9
+    assert share > 0.9 if torch.cuda.is_available() else share == 1
