@@ -106,12 +106,16 @@ class TorchSession:
         device: such as ``cpu`` or ``cuda:0``; None takes a CUDA device where there is one.
 
     Raises:
-        ConfigError: torch has no such precision, or no such device.
+        ConfigError: torch has no such precision, or no such device, or no room on it.
     """
 
     def __init__(self, served: ServedModule, *, precision: str, device: str | None = None) -> None:
         self._device = find_device(device or ("cuda:0" if torch.cuda.is_available() else "cpu"))
-        self._served = to_device(copy.deepcopy(served), find_dtype(precision), self._device)
+        dtype = find_dtype(precision)
+        try:
+            self._served = to_device(copy.deepcopy(served), dtype, self._device)
+        except RuntimeError as error:
+            raise ConfigError(f"torch can't lay the network out on {self._device}: {error}") from error
 
     def logits(self, images_BHWC: ImageArray) -> FloatArray:
         """Run the member.
@@ -123,11 +127,11 @@ class TorchSession:
             float32 logits [B, K].
 
         Raises:
-            ExportError: the network fails.
+            ExportError: the network fails, or the device has no room for the images.
         """
-        # Writable and apart: torch warns of memory that it may not write to.
-        images = torch.from_numpy(np.array(images_BHWC)).to(self._device)
         try:
+            # Writable and apart: torch warns of memory that it may not write to.
+            images = torch.from_numpy(np.array(images_BHWC)).to(self._device)
             with torch.inference_mode(), exact_float32():
                 logits_BK: FloatArray = self._served(images).cpu().numpy()
         except RuntimeError as error:

@@ -9,6 +9,7 @@ from torch_bundle import TASK, build
 from cascade_serve.engine.cuda import TorchSession
 from cascade_serve.engine.cuda.folding import fold_norms
 from cascade_serve.errors import ConfigError
+from model_zoo.errors import ExportError
 from model_zoo.served import ServedModule
 
 
@@ -72,3 +73,18 @@ def test_a_session_of_another_precision_is_refused() -> None:
     built = build("digits_cnn_s")
     with pytest.raises(ConfigError, match="precision: got 'int8'"):
         TorchSession(ServedModule(built.module, built.preset, TASK), precision="int8")
+
+
+def test_a_device_without_room_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fill(*_arguments: object) -> None:
+        raise torch.OutOfMemoryError("tried to allocate 9 GiB")
+
+    served = ServedModule(build("digits_cnn_s").module, build("digits_cnn_s").preset, TASK)
+    session = TorchSession(served, precision="fp32", device="cpu")
+    with monkeypatch.context() as patched:
+        patched.setattr(torch.Tensor, "to", fill)
+        with pytest.raises(ExportError, match=r"fails on images \(2, 8, 8, 1\): tried to allocate 9 GiB"):
+            session.logits(np.zeros((2, 8, 8, 1), dtype=np.uint8))
+    monkeypatch.setattr(ServedModule, "to", fill)
+    with pytest.raises(ConfigError, match=r"^torch can't lay the network out on cpu: tried to allocate 9 GiB$"):
+        TorchSession(served, precision="fp32", device="cpu")
