@@ -10,7 +10,7 @@ from training.data.images import LabelledImages
 from training.errors import ClusterError, TrainingError
 from training.member_job import MemberFacts, MemberJob, train_into
 from training.policy_search.config import RayConfig
-from training.policy_search.ray_cluster import ray_cluster
+from training.policy_search.ray_cluster import device_there, ray_cluster
 
 LOCAL = "local"
 """Address of a cluster of our own on this machine."""
@@ -73,7 +73,7 @@ def train_on_cluster(
         running = {
             ray.remote(_train_remotely)
             .options(max_retries=max_retries, num_cpus=job.threads or 1, num_gpus=_gpus(job))
-            .remote(job, shared, unseen, folders[place]): place
+            .remote(replace(job, device=device_there(job.device)), shared, unseen, folders[place]): place
             for place, job in enumerate(jobs)
         }
         while running:

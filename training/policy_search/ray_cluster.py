@@ -28,6 +28,11 @@ _START_WAIT_S = 120
 """Ray's own 30 seconds may not do on a machine that is busy."""
 
 
+def device_there(device: str) -> str:
+    """Name a GPU for a process of Ray's that holds one: it is shown no other, so there its own has number 0."""
+    return "cuda" if device.startswith("cuda") else device
+
+
 @contextmanager
 def ray_cluster(config: RayConfig) -> Iterator[None]:
     """Attach to a cluster, or start one for loopback only and end all its processes and files afterwards.

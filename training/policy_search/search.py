@@ -22,6 +22,7 @@ from training.policy_search.history import IntervalRecord, policy_to_json
 from training.policy_search.image_trial import ImageTrials
 from training.policy_search.local import PARTIAL_FILE, STATE_FILE, run_local
 from training.policy_search.ray_backend import run_ray
+from training.policy_search.ray_cluster import device_there
 from training.policy_search.result import SearchResult, make_result, read_fingerprint, read_result, write_result
 from training.policy_search.sample import stratified_rows
 from training.policy_search.trial import MakeTrial, Progress
@@ -71,6 +72,8 @@ def search_policy(
     part = train.take(stratified_rows(train.labels_B, min(config.train_images, len(train)), generator))
     initial = initial_policy()
     ops = tuple(get_op(name) for name in dict.fromkeys(entry.op for entry in initial))
+    if config.backend is Backend.RAY and config.ray.gpus_per_trial:
+        device = device_there(device)
     make_trial = ImageTrials(config, part, validation, normalisation, device=device, ops=ops)
     identity = {
         "train_sha256": part.sha256,

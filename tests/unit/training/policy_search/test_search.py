@@ -24,6 +24,7 @@ from training.evaluation import Tta, evaluate
 from training.inputs import Normalisation
 from training.loop_config import LoopConfig, Precision
 from training.lr import OneCycle
+from training.policy_search import search
 from training.policy_search.config import Backend, PolicySearchConfig, RayConfig
 from training.policy_search.history import IntervalRecord
 from training.policy_search.image_trial import ImageTrials, Judge, weights_seed
@@ -183,6 +184,31 @@ def test_ray_that_is_not_installed_is_named_with_its_extra(
     monkeypatch.setitem(sys.modules, absent, None)
     with pytest.raises(PolicySearchError, match=r"backend: got 'ray', which is not .*; install cascade-serve\[ray\]"):
         _search(tmp_path, replace(CONFIG, backend=Backend.RAY))
+
+
+class _ReachedError(Exception):
+    pass
+
+
+@pytest.mark.parametrize(
+    ("gpus", "device", "there"), [(0.5, "cuda:3", "cuda"), (0.5, "cpu", "cpu"), (0, "cuda:3", "cuda:3")]
+)
+def test_a_trial_of_rays_finds_its_gpu_where_ray_shows_it(
+    gpus: float, device: str, there: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ray hides all GPUs from a process but those that it holds: with one of eight, there is none of number 3."""
+    seen: list[str] = []
+
+    def run_ray(_config: PolicySearchConfig, trials: ImageTrials, *_: object, **__: object) -> None:
+        seen.append(trials._device)
+        raise _ReachedError
+
+    monkeypatch.setattr(search, "run_ray", run_ray)
+    config = replace(DIGITS, backend=Backend.RAY, ray=RayConfig(gpus_per_trial=gpus))
+    train, validation = _digits()
+    with pytest.raises(_ReachedError):
+        search_policy(config, train, validation, NORMALISATION, tmp_path, device=device)
+    assert seen == [there]
 
 
 def test_common_images_are_refused(tmp_path: Path) -> None:
