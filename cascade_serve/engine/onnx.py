@@ -1,9 +1,13 @@
 """ONNX Runtime as a backend, on a CPU or a CUDA device."""
 # Shapes: B rows of a batch, K classes, HWC image.
 
+import logging
 from collections.abc import Sequence
+from contextlib import redirect_stdout
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import cache
+from io import StringIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, assert_never
 
@@ -16,6 +20,8 @@ from cascade_serve.errors import BundleError, ConfigError, MemberError, MissingE
 
 if TYPE_CHECKING:
     import onnxruntime as ort
+
+_log = logging.getLogger(__name__)
 
 ENGINE_NAME = "onnxruntime"
 _INPUT = "images"
@@ -120,6 +126,8 @@ class OnnxSession:
 
     def __init__(self, path: Path, task: Task, threads: int, placement: Placement) -> None:
         ort = _onnxruntime()
+        if placement.device_id is not None:
+            _load_cuda()
         options = ort.SessionOptions()
         options.intra_op_num_threads = threads
         options.inter_op_num_threads = 1
@@ -228,6 +236,19 @@ def cuda_provider(device_id: int) -> Provider:
         "use_tf32": "0",
         "cudnn_conv_algo_search": "HEURISTIC",
     }
+
+
+@cache
+def _load_cuda() -> None:
+    """Load CUDA and cuDNN from pip packages, such as torch brings along, else from where the system looks.
+
+    ONNX Runtime itself looks only there. What is missing is told by the session that needs it.
+    """
+    said = StringIO()
+    with redirect_stdout(said):
+        _onnxruntime().preload_dlls()
+    for line in said.getvalue().splitlines():
+        _log.info("onnxruntime: %s", line)
 
 
 def _onnxruntime() -> Any:

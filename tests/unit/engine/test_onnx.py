@@ -1,5 +1,6 @@
 """The ONNX Runtime backend on real, tiny graphs."""
 
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,7 @@ from cascade_serve.engine.onnx import (
     Device,
     OnnxSession,
     Placement,
+    _load_cuda,
     _run_bound,
     cuda_provider,
     make_runners,
@@ -97,6 +99,25 @@ def test_a_provider_that_was_left_out_is_missed(bundle: Bundle) -> None:
     placement = Placement(providers=(cuda_provider(0), CPU_PROVIDER), device_id=0)
     with pytest.raises(ConfigError, match=r"CUDAExecutionProvider: .* could not load it, and would run on CPUExec"):
         OnnxSession(bundle.member_path("small") / "model.onnx", bundle.plan.task, 1, placement)
+
+
+def test_a_session_on_a_gpu_takes_cuda_from_pip_packages_too(
+    bundle: Bundle, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    told: list[str] = []
+
+    def preload() -> None:
+        told.append("preload")
+        sys.stdout.write("Failed to load libcudnn.so.9")
+
+    monkeypatch.setattr(onnxruntime, "preload_dlls", preload)
+    _load_cuda.cache_clear()
+    for device_id, loads in ((None, 0), (0, 1), (1, 1)):
+        placement = Placement(providers=(CPU_PROVIDER,), device_id=device_id)
+        OnnxSession(bundle.member_path("small") / "model.onnx", bundle.plan.task, 1, placement)
+        assert len(told) == loads
+    _load_cuda.cache_clear()
+    assert capsys.readouterr().out == ""
 
 
 def test_what_fails_on_a_device_is_not_run_on_another(bundle: Bundle) -> None:
