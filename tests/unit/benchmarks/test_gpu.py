@@ -44,7 +44,7 @@ def test_the_cascade_is_reckoned_from_both() -> None:
 def test_the_script_runs_where_there_is_no_gpu(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    options = "--device cpu --pairs resnet --precisions fp32 --seconds 0.05 --batch-size 2 --threads 1 --lanes 1"
+    options = "--device cpu --pairs resnet --precisions fp32 --seconds 0.3 --batch-size 2 --threads 1 --lanes 1"
     monkeypatch.setattr(sys, "argv", ["gpu", *options.split()])
     monkeypatch.setenv("NVIDIA_TF32_OVERRIDE", "")
     gpu.main()
