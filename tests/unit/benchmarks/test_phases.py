@@ -64,7 +64,7 @@ def test_every_answered_request_has_a_life_and_its_phases_add_up(
     )
     with serve_here(tmp_path / "repository", EngineConfig()) as server:
         seen = measure(witness, server, options)
-    assert len(seen) > 20
+    assert len(seen) > 5
     for one in seen:
         assert sum(one.phases.values()) == pytest.approx(one.latency_s, abs=1e-6)
         assert min(one.phases.values()) > -1e-3
