@@ -108,9 +108,16 @@ def test_a_watch_that_begins_in_a_drain_is_told_and_ended() -> None:
 def test_a_client_that_reads_nothing_holds_up_nobody() -> None:
     state = {"": True}
     health = HealthServicer(lambda: state)
-    reads, deaf = Event(), Stream()
-    deaf.while_sending = lambda: assert_is_set(reads)
+    is_told, reads, deaf = Event(), Event(), Stream()
+
+    def read_late() -> None:
+        is_told.set()
+        assert_is_set(reads)
+
+    deaf.while_sending = read_late
     watched(health, deaf)
+    # Else it might be told of the change alone.
+    assert_is_set(is_told)
     other = watched(health)
     wait_until_told(other, [*answers(SERVING)])
     state[""] = False
