@@ -133,7 +133,10 @@ def main() -> None:
     for seed in range(options.seeds):
         measured.append(measure(setting, seed))
         print(f"  seed {seed}: {json.dumps(measured[-1])}", file=sys.stderr, flush=True)
-    print(f"n = {options.seeds} seeds; {setting.describe()}. {describe()}.\n\n{make_table(measured)}")
+    table = f"n = {options.seeds} seeds; {setting.describe()}. {describe()}.\n\n{make_table(measured)}"
+    options.out.mkdir(parents=True, exist_ok=True)
+    (options.out / f"schedule_time_{setting.name}.md").write_text(table, encoding="utf-8")
+    print(table)
 
 
 if __name__ == "__main__":
