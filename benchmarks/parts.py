@@ -1,6 +1,7 @@
 """Where a request's processor time goes inside the server: the engine's and the protocol's parts, each with its own.
 
-    python -m benchmarks.parts REPOSITORY IMAGES [--concurrency 1] [--workers 2] [--seconds 6] [--repeats 3]
+    python -m benchmarks.parts REPOSITORY IMAGES [--concurrency 1] [--images-per-request 1] [--workers 2]
+        [--seconds 6] [--repeats 3]
 
 A server in this process, with a timer around each part, under a closed loop from a process of its own. A part's time is
 its thread's, on the processor, without the parts inside it. Timers cost some microseconds a call, which the parts
@@ -9,12 +10,15 @@ around bear: look at how parts compare, and at the sum of all but the members.
 
 import argparse
 import functools
+import inspect
 import json
 import subprocess
 import threading
 import time
+import types
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
@@ -29,6 +33,7 @@ from cascade_serve.rpc import desk, servicer
 from cascade_serve.serving import ServingProcess
 
 REQUEST = "handler: all else"
+"""Of a request's coroutine, which is charged for its own steps on the loop."""
 PARTS: tuple[tuple[object, str, str], ...] = (
     (servicer.InferenceServicer, "_infer", REQUEST),
     (desk.Visit, "__exit__", "counting the call"),
@@ -38,7 +43,7 @@ PARTS: tuple[tuple[object, str, str], ...] = (
     (committee.CommitteeEngine, "answer", "engine: all else"),
     (committee.CommitteeEngine, "_run", "engine: all else"),
     (committee.CommitteeEngine, "_reply", "reply"),
-    (committee.CommitteeEngine, "_take_job", "forming batches"),
+    (committee.CommitteeEngine, "_take", "forming batches"),
     (committee.CommitteeEngine, "_deliver", "delivery"),
     (committee, "gate", "gate"),
     (batch_run, "score_logits", "scores"),
@@ -60,25 +65,43 @@ class Timers:
     _inside: threading.local = field(default_factory=threading.local)
 
     def around(self, function: Callable[..., Any], part: str) -> Callable[..., Any]:
-        """Give the function with a timer around it."""
+        """Give the function with a timer around it; of a coroutine's, around each of its steps."""
 
         @functools.wraps(function)
         def timed(*arguments: Any, **options: Any) -> Any:
-            outer: list[float] | None = getattr(self._inside, "children", None)
-            mine = self._inside.children = [0.0]
-            started_s = self.clock()
-            try:
+            with self._charging(part, calls=1):
                 return function(*arguments, **options)
-            finally:
-                taken_s = self.clock() - started_s
-                self._inside.children = outer
-                if outer is not None:
-                    outer[0] += taken_s
-                with self._lock:
-                    self.calls[part] += 1
-                    self.own_s[part] += taken_s - mine[0]
 
-        return timed
+        @functools.wraps(function)
+        @types.coroutine
+        def timed_steps(*arguments: Any, **options: Any) -> Generator[Any, Any, Any]:
+            steps, calls, heard = function(*arguments, **options), 1, None
+            while True:
+                with self._charging(part, calls=calls):
+                    try:
+                        waits_for = steps.send(heard)
+                    except StopIteration as end:
+                        return end.value
+                calls = 0
+                heard = yield waits_for
+
+        return timed_steps if inspect.iscoroutinefunction(function) else timed
+
+    @contextmanager
+    def _charging(self, part: str, calls: int) -> Iterator[None]:
+        outer: list[float] | None = getattr(self._inside, "children", None)
+        mine = self._inside.children = [0.0]
+        started_s = self.clock()
+        try:
+            yield
+        finally:
+            taken_s = self.clock() - started_s
+            self._inside.children = outer
+            if outer is not None:
+                outer[0] += taken_s
+            with self._lock:
+                self.calls[part] += calls
+                self.own_s[part] += taken_s - mine[0]
 
     def clear(self) -> None:
         """Begin anew."""
@@ -98,6 +121,7 @@ def measure(timers: Timers, server: ServingProcess, arguments: argparse.Namespac
     timers.clear()
     command = [*COMMAND, "bench", "--url", f"127.0.0.1:{server.server.port}", "--model", arguments.model]
     command += ["--data", str(arguments.images), "--concurrency", str(arguments.concurrency)]
+    command += ["--images-per-request", str(arguments.images_per_request)]
     command += ["--warm-up", "0", "--seconds", str(arguments.seconds), "--json", "-"]
     json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout)
     requests = timers.calls[REQUEST]
@@ -126,6 +150,7 @@ def main() -> None:
     parser.add_argument("images", type=Path, help="image folder, <class>/<file>")
     parser.add_argument("--model", default="cascade")
     parser.add_argument("--concurrency", type=int, default=1)
+    parser.add_argument("--images-per-request", type=int, default=1)
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--seconds", type=float, default=6.0)
     parser.add_argument("--repeats", type=int, default=3)
@@ -134,8 +159,8 @@ def main() -> None:
     put_timers(timers)
     with serve_here(arguments.repository, EngineConfig(workers=arguments.workers)) as server:
         runs = [measure(timers, server, arguments) for _ in range(arguments.repeats)]
-    print(f"{describe()}; {arguments.workers} workers, {arguments.concurrency} callers, one image a request,")
-    print(f"medians of {len(runs)} runs of {arguments.seconds:g} s\n")
+    print(f"{describe()}; {arguments.workers} workers, {arguments.concurrency} callers,")
+    print(f"images a request: {arguments.images_per_request}; medians of {len(runs)} runs of {arguments.seconds:g} s\n")
     print(table(runs))
 
 

@@ -14,7 +14,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import partial, wraps
 from pathlib import Path
@@ -35,7 +35,7 @@ from cascade_serve.serving import ServingProcess
 TO_HANDLER = "on the way to its handler"
 DECODED = "decoded and admitted"
 SETTLED = "settled"
-WOKEN = "its thread wakes"
+WOKEN = "its caller hears"
 ENCODED = "reply and encoding"
 BACK = "on the way back"
 _GROUPS = ((0.0, 1.0, "all"), (0.45, 0.55, "middle tenth"), (0.9, 1.0, "slowest tenth"), (0.99, 1.0, "slowest 1 %"))
@@ -59,7 +59,7 @@ class Life:
     Attributes:
         begun_s: its handler began.
         batches: of each batch that it was in: start, end of the member's run, end of its gate; and its rows.
-        admitted_s, closed_s, woken_s, left_s: it was queued, it had its answer, its thread went on, its handler ended.
+        admitted_s, closed_s, woken_s, left_s: it was queued, it had its answer, its handler went on, and ended.
     """
 
     begun_s: float
@@ -107,11 +107,12 @@ class Witness:
         for (place, name), around in zip(POINTS, note_takers, strict=True):
             setattr(place, name, around(getattr(place, name)))
 
-    def _handled(self, infer: Callable[..., Any]) -> Callable[..., Any]:
+    def _handled(self, infer: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[Any]]:
         @wraps(infer)
-        def noted(service: object, request: Any, *others: Any) -> Any:
+        async def noted(service: object, request: Any, *others: Any) -> Any:
+            # A request of one image is admitted before any other gets its turn.
             life = self._here.life = Life(self._clock())
-            reply = infer(service, request, *others)
+            reply = await infer(service, request, *others)
             life.left_s = self._clock()
             self.lives[request.id] = life
             return reply

@@ -1,9 +1,10 @@
 """Where a request's processor time goes: a server's threads under a closed loop, by what they do.
 
-    python -m benchmarks.threads REPOSITORY IMAGES [--processes 2] [--concurrency 32] [--repeats 5] [--seconds 4]
+    python -m benchmarks.threads REPOSITORY IMAGES [--processes 2] [--concurrency 32] [--images-per-request 1]
+        [--repeats 5] [--seconds 4]
 
 The threads that compute and those that answer calls name themselves to the system; those without a name of ours are
-gRPC's: Python's poller among them bears the interpreter's. Linux counts the time on a processor, the time ready and
+gRPC's: its poller among them bears the interpreter's. Linux counts the time on a processor, the time ready and
 waiting for one, and how often a thread came onto one.
 """
 
@@ -25,10 +26,10 @@ from benchmarks.server import COMMAND, RunningServer, family_of, serve
 
 _SETTLE_S = 1.0
 _KINDS = {
-    "assistant": "assistants: members, gates, delivery",
-    "rpc": "handlers: decode, admit, reply, gRPC's part",
+    "worker": "workers: members, gates, delivery",
+    "rpc": "the loop: decode, admit, reply, gRPC's part",
 }
-_PYTHON = "gRPC's poller (Python), main threads"
+_PYTHON = "main threads, gRPC's poller"
 _OTHER = "gRPC's core"
 
 
@@ -93,6 +94,7 @@ def measure(server: RunningServer, arguments: argparse.Namespace) -> Run:
 def _load(server: RunningServer, arguments: argparse.Namespace) -> Iterator["subprocess.Popen[str]"]:
     command = [*COMMAND, "bench", "--url", server.address, "--model", arguments.model, "--json", "-"]
     command += ["--data", str(arguments.images), "--concurrency", str(arguments.concurrency)]
+    command += ["--images-per-request", str(arguments.images_per_request)]
     command += ["--warm-up", "0", "--seconds", str(arguments.seconds + 4 * _SETTLE_S)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as load:
         yield load
@@ -127,6 +129,7 @@ def main() -> None:
     parser.add_argument("--model", default="cascade")
     parser.add_argument("--processes", type=int, default=2)
     parser.add_argument("--concurrency", type=int, default=32)
+    parser.add_argument("--images-per-request", type=int, default=1)
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=4.0)
     arguments = parser.parse_args()
@@ -136,7 +139,7 @@ def main() -> None:
         runs = [measure(server, arguments) for _ in range(arguments.repeats)]
     rates = sorted(run.images_per_s for run in runs)
     print(f"{describe()}; {arguments.processes} processes, {arguments.concurrency} callers,")
-    print(f"medians of {len(runs)} runs of {arguments.seconds:g} s;")
+    print(f"images a request: {arguments.images_per_request}; medians of {len(runs)} runs of {arguments.seconds:g} s;")
     print(f"{median(rates):,.0f} images/s ({rates[0]:,.0f} to {rates[-1]:,.0f})\n")
     print(table(runs))
 

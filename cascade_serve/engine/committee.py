@@ -1,13 +1,12 @@
-"""The engine: an idle one answers on the thread that asks, a busy one on threads of its own, batch after batch."""
+"""The engine on a host's memory: a thread a worker forms batches, runs them and settles what comes back."""
 # Shapes: B rows of a batch or request, HWC image.
 
 import logging
+import math
 import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
-from dataclasses import dataclass
 from functools import lru_cache, partial
 from itertools import compress
 
@@ -19,10 +18,10 @@ from cascade_serve.core.route import make_route
 from cascade_serve.engine.admission import check_deadline, check_images
 from cascade_serve.engine.batch_run import run_batch
 from cascade_serve.engine.gating import Gated, Verdicts, gate
-from cascade_serve.engine.protocol import EngineConfig, MemberStatistics, Observer, Runner
+from cascade_serve.engine.protocol import Caller, EngineConfig, MemberStatistics, Observer, Runner
 from cascade_serve.engine.scheduler import Batch, Scheduler
 from cascade_serve.engine.slab import Slab, rows_of
-from cascade_serve.engine.ticket import RowTicket
+from cascade_serve.engine.ticket import Notices, RowTicket
 from cascade_serve.errors import AbandonedError, UnavailableError
 from cascade_serve.threads import show_name, stand_back
 
@@ -32,20 +31,11 @@ _LIGHT_BYTES = 1 << 15
 """Images up to this are copied under the lock, which takes less time than to take the lock twice."""
 
 
-@dataclass(slots=True)
-class _Job:
-    runner: Runner
-    batch: Batch
-    is_held: bool = True
-
-
 class CommitteeEngine:
     """Serves one plan; see :class:`~cascade_serve.engine.protocol.Engine`.
 
-    An idle engine runs a request to completion on the thread that brought it, without a hand-over. A busy one batches
-    what piled up: a thread that finds no free worker sleeps until its rows are answered or its deadline comes.
-    Assistants, at most as many as workers, run what the threads of answered requests leave behind, and what may run
-    side by side, such as the members of an ensemble; they go on for as long as rows wait.
+    Each worker has a thread of its own, which sleeps while no row waits, and under load runs one batch after the other,
+    whoever's rows they hold. Who brings a request leaves it here and hears when it is closed.
 
     Args:
         plan: what is served.
@@ -80,17 +70,21 @@ class CommitteeEngine:
         self._slab = Slab(plan, config.max_queue_rows)
         # Callers repeat themselves; what they may make up is bounded.
         self._route = lru_cache(maxsize=1024)(partial(make_route, plan))
-        self._assistants = ThreadPoolExecutor(
-            config.workers, "cascade-assistant", initializer=_begin_assisting, initargs=(config.worker_niceness,)
-        )
         self._lock = threading.Lock()
         # What follows is guarded by the lock.
-        self._has_changed = threading.Condition(self._lock)
+        self._has_work = threading.Condition(self._lock)
+        self._all_left = threading.Condition(self._lock)
         self._scheduler = Scheduler(plan, config, self._slab)
-        self._idle_runners = list(runners)
         self._tickets: set[RowTicket] = set()
-        self._num_assisting = 0
+        self._notices = Notices()
         self._is_stopping = False
+        self._is_closed = False
+        self._threads = [
+            threading.Thread(target=self._serve, args=(runner,), name=f"cascade-worker-{index}", daemon=True)
+            for index, runner in enumerate(runners)
+        ]
+        for thread in self._threads:
+            thread.start()
 
     @property
     def fault(self) -> str:
@@ -115,8 +109,9 @@ class CommitteeEngine:
 
     def warm_up(self) -> None:
         """Run every member at each of its batch buckets on every worker, and learn from one row what a run takes."""
-        for _ in self._assistants.map(self._warm_up, self._runners):
-            pass
+        with ThreadPoolExecutor(len(self._runners)) as pool:
+            for _ in pool.map(self._warm_up, self._runners):
+                pass
 
     def _warm_up(self, runner: Runner) -> None:
         for member, largest in enumerate(self._scheduler.largest_batch_M):
@@ -131,20 +126,22 @@ class CommitteeEngine:
         """Admit nothing more and wait for the rows in flight; tell whether all were answered in time."""
         with self._lock:
             self._is_stopping = True
-            return self._has_changed.wait_for(lambda: not self._tickets, timeout_s)
+            return self._all_left.wait_for(lambda: not self._tickets, timeout_s)
 
     def close(self) -> None:
-        """Fail what is left. May be called twice."""
+        """Fail what is left, and wait for the batches that run. May be called twice."""
         with self._lock:
-            self._is_stopping = True
+            self._is_stopping = self._is_closed = True
             for ticket in self._tickets:
                 self._scheduler.end(ticket, UnavailableError("this version was stopped"))
-            self._has_changed.notify_all()
-        self._assistants.shutdown()
+            self._has_work.notify_all()
+        self._notices.tell()
+        for thread in self._threads:
+            thread.join()
 
     # A request comes in.
 
-    def admit(self, request: Request) -> RowTicket:
+    def admit(self, request: Request, caller: Caller | None = None) -> RowTicket:
         """Check a request, copy its images into the slab and queue its rows; see the protocol."""
         route = self._route(request.terms)
         check_images(request.images_BHWC, self.plan.task, self._slab.num_slots)
@@ -155,11 +152,13 @@ class CommitteeEngine:
             if self._is_stopping:
                 raise UnavailableError("this version is stopping and takes no new requests")
             slots = self._scheduler.reserve(len(request.images_BHWC))
-            ticket = RowTicket(self, request=request, route=route, slots=slots, admitted_s=now_s)
+            ticket = RowTicket(
+                self, request=request, route=route, slots=slots, admitted_s=now_s, notices=self._notices, caller=caller
+            )
             self._tickets.add(ticket)
             if is_light:
                 self._slab.images_RHWC[rows_of(slots)] = request.images_BHWC
-                self._scheduler.enqueue(ticket)
+                self._enqueue(ticket)
         if not is_light:
             self._bring(ticket)
         return ticket
@@ -174,120 +173,70 @@ class CommitteeEngine:
             raise
         with self._lock:
             if not ticket.is_closed:
-                self._scheduler.enqueue(ticket)
+                self._enqueue(ticket)
 
-    # Threads look for a batch, run it and settle it.
+    def _enqueue(self, ticket: RowTicket) -> None:
+        self._scheduler.enqueue(ticket)
+        self._has_work.notify()
 
-    def answer(self, ticket: RowTicket) -> Reply:
-        """Run batches, whoever's rows they hold, where a worker is free, else sleep; until the ticket is closed."""
-        while not ticket.is_closed:
-            job, wake_s = self._look(ticket)
-            if job is None:
-                ticket.sleep(wake_s, self._clock)
-            while job is not None:
-                job = self._run(job, ticket)
-        if ticket.error is not None:
-            raise ticket.error
-        return self._reply(ticket)
+    # A worker's thread looks for a batch, runs it and settles it.
 
-    def _look(self, ticket: RowTicket) -> tuple[_Job | None, float]:
-        """Find a batch to run, for as long as the ticket is open; else tell when to look again."""
-        if not self._idle_runners and self._clock() < ticket.due_s:
-            # Needs no lock, which all threads want: whoever frees a worker after this looks at the queues.
-            return None, ticket.due_s
-        with self._lock:
-            job = self._take_job(self._clock(), ticket)
-            return job, (min(ticket.due_s, self._scheduler.next_ready_s()) if self._idle_runners else ticket.due_s)
+    def _serve(self, runner: Runner) -> None:
+        show_name("worker")
+        stand_back(self.config.worker_niceness)
+        batch = self._await_batch()
+        while batch is not None:
+            batch = self._run(runner, batch) or self._await_batch()
 
-    def _assist(self) -> None:
-        """Run batches until no row waits, or no worker is free."""
+    def _await_batch(self) -> Batch | None:
+        """Sleep until a batch may run; None once the engine is closed."""
         while True:
             with self._lock:
-                job = self._await_job()
-                if job is None:
-                    self._num_assisting -= 1
-                    return
-            while job is not None:
-                job = self._run(job)
+                batch = self._take()
+                if batch is None and not self._is_closed and not self._notices:
+                    wait_s = self._scheduler.next_ready_s() - self._clock()
+                    self._has_work.wait(None if wait_s == math.inf else max(0.0, wait_s))
+                    batch = self._take()
+                is_closed = self._is_closed
+            self._notices.tell()
+            if batch is not None or is_closed:
+                return batch
 
-    def _await_job(self) -> _Job | None:
-        """Wait for rows that wait for company; None where none does, or no worker is free for them."""
-        while (job := self._take_job(now_s := self._clock())) is None:
-            if not (self._idle_runners and self._scheduler.has_waiting):
-                return None
-            self._has_changed.wait(self._scheduler.next_ready_s() - now_s)
-        return job
-
-    def _take_job(self, now_s: float, ticket: RowTicket | None = None) -> _Job | None:
-        """Take what runs next, unless for a ticket that is closed, and find a thread for what may run beside it."""
-        if ticket is not None:
-            if not ticket.is_closed:
-                self._scheduler.expire(ticket, now_s)
-                self._deliver()
-            if ticket.is_closed:
-                self._leave()
-                return None
-        if not self._idle_runners:
-            return None
+    def _take(self) -> Batch | None:
+        """Form the batch that runs next, and wake a worker for what may run beside it; None when nothing is ready."""
+        now_s = self._clock()
         batch = self._scheduler.take(now_s)
+        # Rows whose time was up have been answered or failed.
         self._deliver()
-        job = None if batch is None else _Job(self._idle_runners.pop(), batch)
-        if self._scheduler.has_ready(now_s):
-            self._call_assistant()
-        elif job is None and ticket is not None and ticket.is_closed:
-            # Its time was up for the batch that was to be formed.
-            self._leave()
-        return job
+        if batch is not None and self._scheduler.has_ready(now_s):
+            self._has_work.notify()
+        return batch
 
-    def _leave(self) -> None:
-        """A thread goes that was perhaps the last to look when the rows of others have waited long enough."""
-        if self._scheduler.has_waiting:
-            self._call_assistant()
+    def _run(self, runner: Runner, batch: Batch) -> Batch | None:
+        """Run a batch, settle it and take the next one; None where none is ready.
 
-    def _call_assistant(self) -> None:
-        if not self._idle_runners:
-            return
-        if self._num_assisting < self.config.workers:
-            # If no thread can be started, nothing has changed: this is not the last time that somebody looks.
-            with suppress(RuntimeError):
-                self._assistants.submit(self._assist)
-                self._num_assisting += 1
-        else:
-            # Those that wait for company, for what is ready now.
-            self._has_changed.notify_all()
-
-    def _run(self, job: _Job, ticket: RowTicket | None = None) -> _Job | None:
-        """Run a batch, settle it and take the next one; None where none is ready, or the ticket is closed.
-
-        The boundary of a working thread: anything unforeseen fails the rows that the batch held.
+        The boundary of a worker's thread: anything unforeseen fails the rows that the batch held.
         """
         try:
-            judged = self._run_and_gate(job.runner, job.batch)
+            judged = self._run_and_gate(runner, batch)
             with self._lock:
                 now_s = self._clock()
-                # Comes first: slots of requests that have ended meanwhile are free before anybody wakes.
-                self._put_back(job)
                 for gated, verdicts in judged:
                     self._scheduler.settle(gated, verdicts, now_s)
-                self._deliver()
-                return self._take_job(now_s, ticket)
-        except BaseException as error:
-            _log.exception("a batch of member %r failed", self.plan.members[job.batch.member].name)
+                return self._end(batch)
+        except Exception:  # noqa: BLE001 - the one boundary of a working thread
+            _log.exception("a batch of member %r failed", self.plan.members[batch.member].name)
             with self._lock:
-                self._put_back(job)
-                self._scheduler.fail(job.batch, job.batch.rows)
-                self._deliver()
-                if isinstance(error, Exception):
-                    return self._take_job(self._clock(), ticket)
-            # Ctrl-C, where the engine is used without a server.
-            raise
+                self._scheduler.fail(batch, batch.rows)
+                return self._end(batch)
+        finally:
+            self._notices.tell()
 
-    def _put_back(self, job: _Job) -> None:
-        """End a batch's hold of its worker and its slots; once."""
-        if job.is_held:
-            job.is_held = False
-            self._scheduler.finish(job.batch)
-            self._idle_runners.append(job.runner)
+    def _end(self, batch: Batch) -> Batch | None:
+        """End a batch's hold of its slots, before anybody whom it answers can send more rows; take the next one."""
+        self._scheduler.finish(batch)
+        self._deliver()
+        return self._take()
 
     def _run_and_gate(self, runner: Runner, batch: Batch) -> list[tuple[Gated, Verdicts]]:
         started_s = self._clock()
@@ -312,8 +261,24 @@ class CommitteeEngine:
 
     # A request goes out.
 
+    def answer(self, ticket: RowTicket) -> Reply:
+        """Sleep until the ticket is closed or its deadline comes, as the workers do the work; make its reply."""
+        while not ticket.is_closed:
+            self.expire(ticket)
+            ticket.sleep(ticket.due_s, self._clock)
+        if ticket.error is not None:
+            raise ticket.error
+        return self._reply(ticket)
+
+    def expire(self, ticket: RowTicket) -> None:
+        """End a request whose time is up."""
+        with self._lock:
+            self._scheduler.expire(ticket, self._clock())
+            self._deliver()
+        self._notices.tell()
+
     def _deliver(self) -> None:
-        """Free the slots of the requests whose rows all have an answer, and wake their threads."""
+        """Free the slots of the requests whose rows all have an answer, and tell who waits for them."""
         ripe, self._scheduler.ripe = self._scheduler.ripe, []
         for ticket in ripe:
             self._let_go(ticket)
@@ -345,13 +310,13 @@ class CommitteeEngine:
             if ticket in self._tickets:
                 self._scheduler.end(ticket, AbandonedError("the request's thread gave up"))
                 self._let_go(ticket)
-                self._leave()
+        self._notices.tell()
 
     def _let_go(self, ticket: RowTicket) -> None:
         self._scheduler.release(ticket)
         self._tickets.discard(ticket)
         if self._is_stopping:
-            self._has_changed.notify_all()
+            self._all_left.notify_all()
 
     def abandon(self, ticket: RowTicket) -> None:
         """Take a ticket's rows out, as its caller has gone."""
@@ -360,9 +325,4 @@ class CommitteeEngine:
             return
         with self._lock:
             self._scheduler.end(ticket, AbandonedError("the caller cancelled the request or has gone"))
-            self._leave()
-
-
-def _begin_assisting(niceness: int) -> None:
-    show_name("assistant")
-    stand_back(niceness)
+        self._notices.tell()

@@ -69,8 +69,18 @@ class EngineConfig:
 class Ticket(Protocol):
     """One request in the engine. Every ticket ends in a reply or an error."""
 
+    @property
+    def is_closed(self) -> bool:
+        """The answer or the error is there."""
+        ...
+
+    @property
+    def due_s(self) -> float:
+        """When :meth:`expire` shall be called, on the engine's clock; infinity where there is no deadline."""
+        ...
+
     def result(self) -> Reply:
-        """Wait for the answer; call once, on the thread that admitted the request.
+        """Give the answer, once it is there; call once. A closed ticket's comes at once.
 
         Raises:
             LateError: the deadline passed.
@@ -80,8 +90,26 @@ class Ticket(Protocol):
         """
         ...
 
+    def expire(self) -> None:
+        """End the request if its time is up: well where the caller takes an early answer and there is one, else badly.
+
+        From any thread, at any time; who waits in :meth:`result` need not call it.
+        """
+        ...
+
     def cancel(self) -> None:
         """Take the request's rows out; from any thread, at any time. After the end it does nothing."""
+        ...
+
+
+class Caller(Protocol):
+    """Who waits for tickets, for many at a time. Hashable by identity."""
+
+    def hear(self, tickets: Sequence[Ticket]) -> None:
+        """Tickets of this caller's have been closed, each is told of once; on any thread, which holds no lock.
+
+        Must be quick, and must not raise. A ticket may be heard of before :meth:`Engine.admit` has returned it.
+        """
         ...
 
 
@@ -144,8 +172,12 @@ class Engine(Protocol):
         """Rows of these that are in a running batch; the others wait."""
         ...
 
-    def admit(self, request: Request) -> Ticket:
+    def admit(self, request: Request, caller: Caller | None = None) -> Ticket:
         """Check a request, copy its images into the slab and queue its rows.
+
+        Args:
+            request: what is asked.
+            caller: hears that the ticket is closed; None where somebody waits in :meth:`Ticket.result`.
 
         Raises:
             InvalidRequestError: the images or terms don't fit the plan, or there are more rows than the slab holds.

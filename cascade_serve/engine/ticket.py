@@ -2,12 +2,15 @@
 
 import math
 import threading
+from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
 from typing import NamedTuple, Protocol
 
 from cascade_serve.core.arrays import FloatArray
 from cascade_serve.core.request import ExitReason, OnDeadline, Reply, Request
 from cascade_serve.core.route import Route
+from cascade_serve.engine.protocol import Caller, Ticket
 from cascade_serve.errors import RequestError
 
 REPLY_MARGIN_S = 0.002
@@ -16,6 +19,7 @@ REPLY_MARGIN_S = 0.002
 
 class _Engine(Protocol):
     def answer(self, ticket: "RowTicket") -> Reply: ...
+    def expire(self, ticket: "RowTicket") -> None: ...
     def release(self, ticket: "RowTicket") -> None: ...
     def abandon(self, ticket: "RowTicket") -> None: ...
 
@@ -42,10 +46,40 @@ class RowAnswer(NamedTuple):
     exited_s: float
 
 
+class Notices:
+    """Tickets that were closed under an engine's lock, of which their callers hear without it, all at once."""
+
+    def __init__(self) -> None:
+        self._closed: deque[RowTicket] = deque()
+
+    def __len__(self) -> int:
+        """Count the tickets of which nobody has heard yet."""
+        return len(self._closed)
+
+    def add(self, ticket: "RowTicket") -> None:
+        """Note that a ticket was closed; from any thread, holding any lock."""
+        self._closed.append(ticket)
+
+    def tell(self) -> None:
+        """Tell the callers; from any thread that holds no lock."""
+        of_caller: dict[Caller, list[Ticket]] = {}
+        while self._closed:
+            # Another thread may be quicker.
+            with suppress(IndexError):
+                ticket = self._closed.popleft()
+                if ticket.caller is not None:
+                    of_caller.setdefault(ticket.caller, []).append(ticket)
+        for caller, tickets in of_caller.items():
+            caller.hear(tickets)
+
+
 class RowTicket:
-    """The rows of one request. All but :meth:`result`, :meth:`cancel` and :meth:`sleep` is for the engine's lock.
+    """The rows of one request; see :class:`~cascade_serve.engine.protocol.Ticket`.
+
+    All but :meth:`result`, :meth:`expire`, :meth:`cancel` and :meth:`sleep` is for the engine's lock.
 
     Attributes:
+        caller: hears that it is closed; None where none was named.
         request: as admitted.
         route: of its rows.
         slots: in the order of the rows.
@@ -59,8 +93,20 @@ class RowTicket:
         error: how it ended, when badly.
     """
 
-    def __init__(self, engine: _Engine, *, request: Request, route: Route, slots: list[int], admitted_s: float) -> None:
+    def __init__(
+        self,
+        engine: _Engine,
+        *,
+        request: Request,
+        route: Route,
+        slots: list[int],
+        admitted_s: float,
+        notices: Notices | None = None,
+        caller: Caller | None = None,
+    ) -> None:
         self._engine = engine
+        self._notices = notices
+        self.caller = caller
         # Sleeps and wakes for a tenth of what an event costs.
         self._alarm = threading.Lock()
         self._alarm.acquire()
@@ -78,11 +124,15 @@ class RowTicket:
         self.error: RequestError | None = None
 
     def result(self) -> Reply:
-        """Work or wait until this request is answered; see :class:`~cascade_serve.engine.protocol.Ticket`."""
+        """Wait until this request is answered; see :class:`~cascade_serve.engine.protocol.Ticket`."""
         try:
             return self._engine.answer(self)
         finally:
             self._engine.release(self)
+
+    def expire(self) -> None:
+        """End the request if its time is up; see :class:`~cascade_serve.engine.protocol.Ticket`."""
+        self._engine.expire(self)
 
     def cancel(self) -> None:
         """Take the request's rows out; see :class:`~cascade_serve.engine.protocol.Ticket`."""
@@ -94,7 +144,9 @@ class RowTicket:
         self._alarm.acquire(timeout=timeout_s)
 
     def close(self, error: RequestError | None = None) -> None:
-        """End the request, once, and wake its thread; an error says why it failed."""
+        """End the request, once, and wake the thread that waits for it; an error says why it failed."""
         self.error = error
         self.is_closed = True
         self._alarm.release()
+        if self._notices is not None:
+            self._notices.add(self)

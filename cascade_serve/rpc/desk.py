@@ -1,12 +1,13 @@
 """What surrounds every inference call: a place among those in flight, its counts, and the drain."""
 
+import asyncio
 import threading
 import time
 from types import TracebackType
 from typing import Self
 
 from cascade_serve.core.request import Reply, Request
-from cascade_serve.errors import OverloadedError, UnavailableError
+from cascade_serve.errors import AbandonedError, LateError, OverloadedError, UnavailableError
 from cascade_serve.metrics import UNKNOWN, Metrics
 from cascade_serve.rpc.ports import Served
 from cascade_serve.rpc.status import fate_of
@@ -81,6 +82,7 @@ class Visit:
         self._start_s = time.perf_counter()
         self._served: Served | None = None
         self._policy: str | None = None
+        self._deadline_s: float | None = None
         self._reply: Reply | None = None
 
     def found(self, served: Served) -> None:
@@ -90,6 +92,7 @@ class Visit:
     def accepted(self, request: Request) -> None:
         """Its rows are in the engine."""
         self._policy = request.terms.policy
+        self._deadline_s = request.deadline_s
 
     def answered(self, reply: Reply) -> None:
         """Its reply is there."""
@@ -107,7 +110,15 @@ class Visit:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._desk.free()
-        self._count(error)
+        self._count(self._meaning(error))
+
+    def _meaning(self, error: BaseException | None) -> BaseException | None:
+        """Say why gRPC broke a call off, if it did: its caller has gone, or its deadline has come."""
+        if not isinstance(error, asyncio.CancelledError):
+            return error
+        if self._deadline_s is not None and time.monotonic() >= self._deadline_s:
+            return LateError("the deadline passed while rows were in the engine")
+        return AbandonedError("the caller cancelled the request or has gone")
 
     def _count(self, error: BaseException | None) -> None:
         seconds = time.perf_counter() - self._start_s

@@ -1,6 +1,7 @@
 """The gRPC server: listens, serves a repository with health and reflection beside it, and stops in order."""
 
 import ipaddress
+import os
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -10,25 +11,29 @@ from types import TracebackType
 from typing import Self
 
 import grpc
+import grpc.aio
 from google.protobuf.descriptor_pool import DescriptorPool
 from grpc_health.v1 import health_pb2, health_pb2_grpc
-from grpc_reflection.v1alpha import reflection, reflection_pb2
+from grpc_reflection.v1alpha import reflection, reflection_pb2, reflection_pb2_grpc
 
 from cascade_serve.errors import ConfigError
 from cascade_serve.metrics import Metrics
 from cascade_serve.rpc.desk import Desk
 from cascade_serve.rpc.health import HealthServicer
+from cascade_serve.rpc.loop import Bell, service_loop
+from cascade_serve.rpc.methods import MethodsByName
 from cascade_serve.rpc.ports import RegionControl, Repository, Siblings
 from cascade_serve.rpc.servicer import InferenceServicer
 from cascade_serve.rpc.shared_memory import RegionTable
 from cascade_serve.rpc.stubs import grpc_service_pb2, grpc_service_pb2_grpc
 from cascade_serve.rpc.stubs.pool import POOL
 from cascade_serve.rpc.tally import Tally, tally_key, write_tally
-from cascade_serve.threads import show_name
 from model_zoo.preprocess import DEFAULT_LIMITS, DecodeLimits
 
-# Calls other than ModelInfer (probes, descriptions, reflection) that run beside a full house.
-_CONTROL_CALLS = 16
+# Calls beside those in flight: such as watch, ask what is served, or have not sent their message yet.
+_OTHER_CALLS = 256
+# Threads for what may take long: loading, descriptions, statistics.
+_CONTROL_THREADS = 16
 # After the drain only streams are left that no client will end.
 _LAST_CALLS_S = 1.0
 
@@ -128,20 +133,31 @@ class Server:
         self._region_control = region_control
         self._siblings = siblings
         self._desk = Desk(metrics, config.max_in_flight_requests)
-        self._health = HealthServicer(self._statuses)
+        self._loop = service_loop()
+        self._health = HealthServicer(self._statuses, self._loop.loop)
         self._stop_once = threading.Lock()
-        # Threads are made as calls need them. The executor is grpc's to fill, and ours to end.
-        num_threads = config.max_in_flight_requests + _CONTROL_CALLS
-        self._threads = ThreadPoolExecutor(num_threads, "rpc", initializer=show_name, initargs=("rpc",))
-        self._grpc = grpc.server(self._threads, options=_options(config), maximum_concurrent_rpcs=num_threads)
-        self._add_services(config)
-        self.port = _listen(self._grpc, config)
+        # Threads are made as calls need them. The executors are grpc's and the servicer's to fill, and ours to end.
+        self._control_threads = ThreadPoolExecutor(_CONTROL_THREADS, "rpc-control")
+        self._decoding_threads = ThreadPoolExecutor(os.cpu_count() or 1, "rpc-decoding")
+        self.port = self._loop.run(self._open(config))
         """The port being listened on."""
+
+    async def _open(self, config: ServerConfig) -> int:
+        """Make gRPC's server, which belongs to the loop it is made on, and listen."""
+        self._grpc = grpc.aio.server(
+            self._control_threads,
+            options=_options(config),
+            maximum_concurrent_rpcs=config.max_in_flight_requests + _OTHER_CALLS,
+        )
+        self._add_services(config)
+        return _listen(self._grpc, config)
 
     def _add_services(self, config: ServerConfig) -> None:
         servicer = InferenceServicer(
             self._repository,
             self._desk,
+            Bell(self._loop.loop),
+            self._decoding_threads,
             limits=config.decode_limits,
             max_request_pixels=config.max_request_pixels,
             allow_repository_control=config.allow_repository_control,
@@ -150,10 +166,12 @@ class Server:
             region_control=self._region_control,
             siblings=self._siblings,
         )
-        grpc_service_pb2_grpc.add_GRPCInferenceServiceServicer_to_server(servicer, self._grpc)
-        health_pb2_grpc.add_HealthServicer_to_server(self._health, self._grpc)
+        services = MethodsByName(self._grpc)
+        grpc_service_pb2_grpc.add_GRPCInferenceServiceServicer_to_server(servicer, services)  # type: ignore[arg-type]
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, services)
         pool, names = _described()
-        reflection.enable_server_reflection(names, self._grpc, pool)
+        describing = reflection.aio.ReflectionServicer(names, pool=pool)
+        reflection_pb2_grpc.add_ServerReflectionServicer_to_server(describing, services)
 
     def _statuses(self) -> dict[str, bool]:
         entries = self._repository.index()
@@ -171,7 +189,7 @@ class Server:
 
     def start(self) -> None:
         """Begin to take calls."""
-        self._grpc.start()
+        self._loop.run(self._grpc.start())
 
     def refresh_health(self) -> None:
         """Tell those who watch the health service what has changed; call it when the repository changed."""
@@ -189,18 +207,19 @@ class Server:
         """
         if not self._stop_once.acquire(blocking=False):
             return True
-        self._health.drain()
+        self._loop.run(self._health.drain())
         if notice_s:
             time.sleep(notice_s)
         is_drained = self._desk.drain(grace_s)
         # Answers may still be on their way out when the last call has left.
-        self._grpc.stop(_LAST_CALLS_S if is_drained else 0.0).wait()
-        self._threads.shutdown()
+        self._loop.run(self._grpc.stop(_LAST_CALLS_S if is_drained else None))
+        for threads in (self._control_threads, self._decoding_threads):
+            threads.shutdown()
         return is_drained
 
     def wait(self, timeout_s: float | None = None) -> bool:
         """Wait until the server has stopped; tell whether it has."""
-        return not self._grpc.wait_for_termination(timeout_s)
+        return not self._loop.run(self._grpc.wait_for_termination(timeout_s))
 
     def __enter__(self) -> Self:
         self.start()
@@ -235,7 +254,7 @@ def _options(config: ServerConfig) -> list[tuple[str, int]]:
     return options
 
 
-def _listen(server: grpc.Server, config: ServerConfig) -> int:
+def _listen(server: grpc.aio.Server, config: ServerConfig) -> int:
     try:
         if config.tls is None:
             return server.add_insecure_port(config.address)

@@ -1,21 +1,29 @@
 """The service's methods: each decodes, asks, encodes; what surrounds a ModelInfer stands in ``desk``."""
 
+import asyncio
+import math
+import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import Executor, Future
+from contextlib import suppress
+from typing import cast
 
 import grpc
+import grpc.aio
 
 from cascade_serve import __version__
 from cascade_serve.core.request import Reply
 from cascade_serve.engine.protocol import Ticket
-from cascade_serve.errors import AbandonedError, InvalidRequestError, LateError, NotAllowedError, NotFoundError
+from cascade_serve.errors import CascadeError, InvalidRequestError, NotAllowedError, NotFoundError
 from cascade_serve.rpc import describe
-from cascade_serve.rpc.codec import decode_request, encode_reply
+from cascade_serve.rpc.codec import Query, decode_request, encode_reply, is_light
 from cascade_serve.rpc.desk import Desk, Visit
 from cascade_serve.rpc.directory import find, is_ready, refuse_member
-from cascade_serve.rpc.ports import RegionControl, Repository, Siblings
+from cascade_serve.rpc.loop import Bell
+from cascade_serve.rpc.ports import RegionControl, Repository, Served, Siblings
 from cascade_serve.rpc.shared_memory import RegionSpec, RegionTable
-from cascade_serve.rpc.status import answering
+from cascade_serve.rpc.status import answering, answering_soon
 from cascade_serve.rpc.stubs import grpc_service_pb2 as pb2
 from cascade_serve.rpc.stubs.grpc_service_pb2_grpc import GRPCInferenceServiceServicer
 from cascade_serve.rpc.tally import read_tally, tally_key
@@ -24,8 +32,8 @@ from model_zoo.preprocess import DecodeLimits
 SERVER_NAME = "cascade_serve"
 EXTENSIONS = ("model_configuration", "model_repository", "parameters", "schedule_policy", "statistics")
 SHARED_MEMORY_EXTENSION = "system_shared_memory"
-# Without a deadline of the caller's, grpc reports one some centuries away.
-_NO_DEADLINE_S = 10 * 365 * 86400.0
+
+_Context = grpc.aio.ServicerContext[pb2.ModelInferRequest, pb2.ModelInferResponse]
 
 
 class InferenceServicer(GRPCInferenceServiceServicer):
@@ -34,6 +42,8 @@ class InferenceServicer(GRPCInferenceServiceServicer):
     Args:
         repository: the cascades.
         desk: admits and counts inference calls.
+        bell: wakes the loop on which calls are answered.
+        threads: what takes long to decode is decoded on.
         limits: of each encoded image.
         max_request_pixels: of all encoded images of a request together.
         allow_repository_control: callers may load and unload cascades.
@@ -47,6 +57,8 @@ class InferenceServicer(GRPCInferenceServiceServicer):
         self,
         repository: Repository,
         desk: Desk,
+        bell: Bell,
+        threads: Executor,
         *,
         limits: DecodeLimits,
         max_request_pixels: int,
@@ -58,6 +70,8 @@ class InferenceServicer(GRPCInferenceServiceServicer):
     ) -> None:
         self._repository = repository
         self._desk = desk
+        self._bell = bell
+        self._threads = threads
         self._limits = limits
         self._max_request_pixels = max_request_pixels
         self._allow_repository_control = allow_repository_control
@@ -198,37 +212,74 @@ class InferenceServicer(GRPCInferenceServiceServicer):
         self._check_regions()
         return pb2.CudaSharedMemoryUnregisterResponse()
 
-    @answering
-    def ModelInfer(self, request: pb2.ModelInferRequest, context: grpc.ServicerContext) -> pb2.ModelInferResponse:
+    @answering_soon
+    async def ModelInfer(self, request: pb2.ModelInferRequest, context: _Context) -> pb2.ModelInferResponse:
         """Classify images."""
         with self._desk.visit() as visit:
             try:
-                return self._infer(request, context, visit)
+                return await self._infer(request, context, visit)
             except NotFoundError:
                 refuse_member(self._repository, request.model_name, request.model_version)
                 raise
 
-    def _infer(
-        self, request: pb2.ModelInferRequest, context: grpc.ServicerContext, visit: Visit
-    ) -> pb2.ModelInferResponse:
+    async def _infer(self, request: pb2.ModelInferRequest, context: _Context, visit: Visit) -> pb2.ModelInferResponse:
         deadline_s = _deadline_s(context)
         with self._repository.acquire(request.model_name, request.model_version) as served:
             visit.found(served)
-            query = decode_request(
-                request,
-                served.bundle.plan,
-                max_rows=served.engine.config.max_queue_rows,
-                limits=self._limits,
-                max_request_pixels=self._max_request_pixels,
-                deadline_s=deadline_s,
-                is_wanted=context.is_active,
-                regions=self._regions,
-            )
-            ticket = served.engine.admit(query.request)
+            if is_light(request):
+                query, ticket = self._admit(request, served, deadline_s)
+            else:
+                query, ticket = await self._admit_on_thread(request, served, deadline_s)
             visit.accepted(query.request)
-            reply = _answer(ticket, context, query.request.deadline_s)
+            reply = await self._answer(ticket)
             visit.answered(reply)
             return encode_reply(reply, query.outputs, served.name, served.version, request.id)
+
+    def _admit(
+        self,
+        request: pb2.ModelInferRequest,
+        served: Served,
+        deadline_s: float | None,
+        is_wanted: Callable[[], bool] = lambda: True,
+    ) -> tuple[Query, Ticket]:
+        """Decode a request and bring it to the engine."""
+        query = decode_request(
+            request,
+            served.bundle.plan,
+            max_rows=served.engine.config.max_queue_rows,
+            limits=self._limits,
+            max_request_pixels=self._max_request_pixels,
+            deadline_s=deadline_s,
+            is_wanted=is_wanted,
+            regions=self._regions,
+        )
+        return query, served.engine.admit(query.request, self._bell)
+
+    async def _admit_on_thread(
+        self, request: pb2.ModelInferRequest, served: Served, deadline_s: float | None
+    ) -> tuple[Query, Ticket]:
+        """The same for a request that takes so long that other calls would wait for it."""
+        gone = threading.Event()
+        admitting = self._threads.submit(self._admit, request, served, deadline_s, lambda: not gone.is_set())
+        try:
+            return await asyncio.wrap_future(admitting)
+        except asyncio.CancelledError:
+            gone.set()
+            admitting.add_done_callback(_take_back)
+            raise
+
+    async def _answer(self, ticket: Ticket) -> Reply:
+        """Wait for the reply; the rows of a caller that goes are taken out."""
+        alarm = None if ticket.due_s == math.inf else _Alarm(ticket)
+        try:
+            await self._bell.closing(ticket)
+        except asyncio.CancelledError:
+            _drop(ticket)
+            raise
+        finally:
+            if alarm is not None:
+                alarm.stop()
+        return ticket.result()
 
     def _check_regions(self) -> RegionControl:
         if self._region_control is None:
@@ -251,22 +302,44 @@ def _check_repository(name: str) -> None:
         raise InvalidRequestError("repository_name", repr(name), "empty: the server has one repository")
 
 
-def _deadline_s(context: grpc.ServicerContext) -> float | None:
+def _deadline_s(context: _Context) -> float | None:
     """Move gRPC's deadline onto the monotonic clock; None where the caller set none."""
-    remaining_s = context.time_remaining()
-    if remaining_s > _NO_DEADLINE_S:
-        return None
-    return time.monotonic() + remaining_s
+    # The stubs know of no None.
+    remaining_s = cast("float | None", context.time_remaining())
+    return None if remaining_s is None else time.monotonic() + remaining_s
 
 
-def _answer(ticket: Ticket, context: grpc.ServicerContext, deadline_s: float | None) -> Reply:
-    """Wait for the reply; a caller that goes takes its rows out."""
-    if not context.add_callback(ticket.cancel):
-        ticket.cancel()
-    try:
-        return ticket.result()
-    except AbandonedError as error:
-        # At its deadline gRPC cancels the call: then the rows were late, and nobody left.
-        if deadline_s is not None and time.monotonic() >= deadline_s:
-            raise LateError("the deadline passed while rows were in the engine") from error
-        raise
+class _Alarm:
+    """Ends a ticket when its time is up, unless it was closed before; for the loop's thread."""
+
+    def __init__(self, ticket: Ticket) -> None:
+        self._ticket = ticket
+        self._set()
+
+    def _set(self) -> None:
+        wait_s = max(0.0, self._ticket.due_s - time.monotonic())
+        self._timer = asyncio.get_running_loop().call_later(wait_s, self._go_off)
+
+    def _go_off(self) -> None:
+        self._ticket.expire()
+        if not self._ticket.is_closed:
+            # A timer may go off a little early.
+            self._set()
+
+    def stop(self) -> None:
+        """Leave the ticket alone from now on."""
+        self._timer.cancel()
+
+
+def _drop(ticket: Ticket) -> None:
+    """Take a ticket's rows out and free its slots."""
+    ticket.cancel()
+    with suppress(CascadeError):
+        ticket.result()
+
+
+def _take_back(admitting: "Future[tuple[Query, Ticket]]") -> None:
+    """Drop what a thread admitted for a caller that had gone meanwhile."""
+    if not admitting.cancelled() and admitting.exception() is None:
+        _, ticket = admitting.result()
+        _drop(ticket)

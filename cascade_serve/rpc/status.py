@@ -2,10 +2,11 @@
 
 import functools
 import logging
-from collections.abc import Callable
-from typing import NamedTuple, NoReturn, TypeVar
+from collections.abc import Awaitable, Callable
+from typing import Any, NamedTuple, TypeVar
 
 import grpc
+import grpc.aio
 
 from cascade_serve.errors import (
     AbandonedError,
@@ -25,6 +26,7 @@ _LOG = logging.getLogger(__name__)
 _Servicer = TypeVar("_Servicer")
 _Message = TypeVar("_Message")
 _Answer = TypeVar("_Answer")
+_Context = TypeVar("_Context", bound="grpc.aio.ServicerContext[Any, Any]")
 
 # A status message travels in HTTP/2 trailers, which clients cap at 8 KiB; percent-encoding makes three bytes of one,
 # and a character may have four.
@@ -72,24 +74,48 @@ def fate_of(error: BaseException) -> Fate:
 def answering(
     method: Callable[[_Servicer, _Message, grpc.ServicerContext], _Answer],
 ) -> Callable[[_Servicer, _Message, grpc.ServicerContext], _Answer]:
-    """Make a servicer's method end in an answer or a status: the boundary of a call's thread."""
+    """Make a servicer's method end in an answer or a status: the boundary of a call on a thread."""
 
     @functools.wraps(method)
     def answer(servicer: _Servicer, request: _Message, context: grpc.ServicerContext) -> _Answer:
         try:
+            _check_message(request)
             return method(servicer, request, context)
-        except CascadeError as error:
-            code, message = fate_of(error).code, str(error)
-        except Exception:  # noqa: BLE001  # the thread's one boundary: the caller gets a status, the log the traceback
-            _LOG.exception("%s failed", method.__name__)
-            code, message = _UNEXPECTED.code, _INTERNAL_MESSAGE
-        return _abort(context, code, message)
+        except Exception as error:  # noqa: BLE001  # the boundary: the caller gets a status, the log the traceback
+            status = _status_of(error, method.__name__)
+        return context.abort(*status)
 
     return answer
 
 
-def _abort(context: grpc.ServicerContext, code: grpc.StatusCode, message: str) -> NoReturn:
-    context.abort(code, shorten(message))
+def answering_soon(
+    method: Callable[[_Servicer, _Message, _Context], Awaitable[_Answer]],
+) -> Callable[[_Servicer, _Message, _Context], Awaitable[_Answer]]:
+    """Make a servicer's coroutine end in an answer or a status: the boundary of a call on the loop."""
+
+    @functools.wraps(method)
+    async def answer(servicer: _Servicer, request: _Message, context: _Context) -> _Answer:
+        try:
+            _check_message(request)
+            return await method(servicer, request, context)
+        except Exception as error:  # noqa: BLE001  # the boundary: the caller gets a status, the log the traceback
+            status = _status_of(error, method.__name__)
+        return await context.abort(*status)
+
+    return answer
+
+
+def _check_message(request: object) -> None:
+    """Raise what stands in the place of a message that can't be read; see :mod:`~cascade_serve.rpc.methods`."""
+    if isinstance(request, InvalidRequestError):
+        raise request
+
+
+def _status_of(error: Exception, method: str) -> tuple[grpc.StatusCode, str]:
+    if isinstance(error, CascadeError):
+        return fate_of(error).code, shorten(str(error))
+    _LOG.error("%s failed", method, exc_info=error)
+    return _UNEXPECTED.code, _INTERNAL_MESSAGE
 
 
 def shorten(message: str) -> str:

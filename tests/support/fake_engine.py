@@ -1,9 +1,10 @@
 """A plan, images for it, and a small deterministic engine that tests of the wire can hold, fail and watch."""
 # Shapes: B rows, K classes, HWC image.
 
+import math
 import threading
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -15,7 +16,7 @@ from cascade_serve.core.plan import Certificate, Fingerprint, Member, Plan, Poli
 from cascade_serve.core.request import ExitReason, Reply, Request
 from cascade_serve.core.route import Route, make_route
 from cascade_serve.engine.committee import CommitteeEngine
-from cascade_serve.engine.protocol import Engine, EngineConfig, MemberStatistics, Observer
+from cascade_serve.engine.protocol import Caller, Engine, EngineConfig, MemberStatistics, Observer
 from cascade_serve.errors import AbandonedError, LateError, OverloadedError, UnavailableError
 
 CASCADE = "pets"
@@ -74,34 +75,50 @@ class FakeTicket:
     engine: "FakeEngine"
     request: Request
     route: Route
-    cancelled: threading.Event = field(default_factory=threading.Event)
+    caller: Caller | None
+    is_closed: bool = False
+    is_cancelled: bool = False
+    is_late: bool = False
+
+    @property
+    def due_s(self) -> float:
+        return math.inf if self.request.deadline_s is None else self.request.deadline_s
+
+    def close(self) -> None:
+        with self.engine.changed:
+            if not self.is_closed:
+                self.is_closed = True
+                self.engine.changed.notify_all()
+                if self.caller is not None:
+                    self.caller.hear([self])
 
     def result(self) -> Reply:
         engine = self.engine
         with engine.changed:
-            remaining_s = None if self.request.deadline_s is None else self.request.deadline_s - time.monotonic()
-            engine.changed.wait_for(
-                lambda: engine.is_released or self.cancelled.is_set() or engine.is_closed, remaining_s
-            )
-            # The time that this engine takes for a request.
-            engine.changed.wait_for(lambda: False, engine.pause_s)
+            engine.changed.wait_for(lambda: self.is_closed)
             engine.tickets.remove(self)
             engine.changed.notify_all()
-            if self.cancelled.is_set():
+            if self.is_cancelled:
                 raise AbandonedError("the caller has gone")
             if engine.is_closed:
                 raise UnavailableError("the engine was closed")
-            if not engine.is_released:
+            if self.is_late:
                 raise LateError("the deadline passed")
         if engine.failure is not None:
             raise engine.failure
         return engine.answer(self.request, self.route)
 
+    def expire(self) -> None:
+        if not self.is_closed and time.monotonic() >= self.due_s:
+            self.is_late = True
+            self.close()
+
     def cancel(self) -> None:
-        self.cancelled.set()
         with self.engine.changed:
+            self.is_cancelled = not self.is_closed
             self.engine.num_cancelled += 1
             self.engine.changed.notify_all()
+        self.close()
 
 
 def fake_logits(member: int, images_BHWC: ImageArray) -> FloatArray:
@@ -153,11 +170,11 @@ class FakeEngine:
     def rows_running(self) -> int:
         return 0 if self.is_released else 1
 
-    def admit(self, request: Request) -> FakeTicket:
+    def admit(self, request: Request, caller: Caller | None = None) -> FakeTicket:
         route = make_route(self.plan, request.terms)
         if request.deadline_s is not None and request.deadline_s <= time.monotonic():
             raise LateError(f"the deadline passed {time.monotonic() - request.deadline_s:.3f} s before admission")
-        ticket = FakeTicket(self, request, route)
+        ticket = FakeTicket(self, request, route, caller)
         with self.changed:
             if self.is_closed:
                 raise UnavailableError("the engine is draining")
@@ -165,7 +182,16 @@ class FakeEngine:
                 raise OverloadedError(f"{self.config.max_queue_rows} rows are in flight")
             self.tickets.append(ticket)
             self.changed.notify_all()
+            if self.is_released:
+                self._finish(ticket)
         return ticket
+
+    def _finish(self, ticket: FakeTicket) -> None:
+        if self.pause_s:
+            # The time that this engine takes for a request.
+            threading.Timer(self.pause_s, ticket.close).start()
+        else:
+            ticket.close()
 
     def answer(self, request: Request, route: Route) -> Reply:
         rows = [self._answer_row(image_HWC, route) for image_HWC in request.images_BHWC]
@@ -223,7 +249,8 @@ class FakeEngine:
     def close(self) -> None:
         with self.changed:
             self.is_closed = True
-            self.changed.notify_all()
+            for ticket in tuple(self.tickets):
+                ticket.close()
 
     def hold(self) -> None:
         """Answer nothing until :meth:`release`."""
@@ -232,7 +259,8 @@ class FakeEngine:
     def release(self) -> None:
         with self.changed:
             self.is_released = True
-            self.changed.notify_all()
+            for ticket in tuple(self.tickets):
+                self._finish(ticket)
 
     def wait_for_tickets(self, count: int) -> None:
         """Wait until so many requests are in the engine."""

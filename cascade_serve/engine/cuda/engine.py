@@ -19,8 +19,8 @@ from cascade_serve.engine.cuda.answers import AnswerSlab
 from cascade_serve.engine.cuda.batch_run import run_batch
 from cascade_serve.engine.cuda.lane import Executor, Lane, padding_load
 from cascade_serve.engine.cuda.scheduler import Batch, SegmentScheduler
-from cascade_serve.engine.protocol import EngineConfig, MemberStatistics, Observer
-from cascade_serve.engine.ticket import RowTicket
+from cascade_serve.engine.protocol import Caller, EngineConfig, MemberStatistics, Observer
+from cascade_serve.engine.ticket import Notices, RowTicket
 from cascade_serve.errors import AbandonedError, MemberError, UnavailableError
 
 _log = logging.getLogger(__name__)
@@ -31,8 +31,8 @@ class DeviceEngine:
 
     Each lane has a thread of its own, which sleeps in the driver, without Python's lock, until its batch has ended,
     and then settles it and launches the next. While it settles, the batches of the other lanes run: with two lanes the
-    device is kept busy as long as a batch takes longer there than here. A thread that brings a request uploads its
-    images and sleeps until its rows are answered.
+    device is kept busy as long as a batch takes longer there than here. Who brings a request uploads its images, leaves
+    it here and hears when it is closed.
 
     Args:
         plan: what is served.
@@ -73,6 +73,7 @@ class DeviceEngine:
         self._rows_left = threading.Condition(self._lock)
         self._scheduler = SegmentScheduler(plan, config, self._answers)
         self._tickets: set[RowTicket] = set()
+        self._notices = Notices()
         self._num_uploading = 0
         self._is_stopping = False
         self._is_closed = False
@@ -151,6 +152,7 @@ class DeviceEngine:
             for ticket in self._tickets:
                 self._scheduler.end(ticket, UnavailableError("this version was stopped"))
             self._has_work.notify_all()
+        self._notices.tell()
         for thread in self._threads:
             thread.join()
         if is_first:
@@ -161,7 +163,7 @@ class DeviceEngine:
 
     # A request comes in.
 
-    def admit(self, request: Request) -> RowTicket:
+    def admit(self, request: Request, caller: Caller | None = None) -> RowTicket:
         """Check a request, upload its images and queue its rows; see the protocol."""
         route = self._route(request.terms)
         check_images(request.images_BHWC, self.plan.task, self._answers.num_slots)
@@ -171,7 +173,9 @@ class DeviceEngine:
             if self._is_stopping:
                 raise UnavailableError("this version is stopping and takes no new requests")
             slots = self._answers.take(len(request.images_BHWC))
-            ticket = RowTicket(self, request=request, route=route, slots=slots, admitted_s=now_s)
+            ticket = RowTicket(
+                self, request=request, route=route, slots=slots, admitted_s=now_s, notices=self._notices, caller=caller
+            )
             self._tickets.add(ticket)
             self._num_uploading += 1
         try:
@@ -200,18 +204,20 @@ class DeviceEngine:
 
     def _next_batch(self) -> Batch | None:
         """Wait for a batch to run; None once the engine is closed."""
-        with self._lock:
-            while True:
+        while True:
+            with self._lock:
                 now_s = self._clock()
                 batch = self._scheduler.take(now_s)
-                if batch is not None:
-                    if self._scheduler.has_ready(now_s):
-                        self._has_work.notify()
-                    return batch
-                if self._is_closed:
-                    return None
-                ready_s = self._scheduler.next_ready_s()
-                self._has_work.wait(None if ready_s == np.inf else max(0.0, ready_s - now_s))
+                if batch is not None and self._scheduler.has_ready(now_s):
+                    self._has_work.notify()
+                is_closed = self._is_closed
+                # Rows whose time was up have been answered or failed: their callers come first.
+                if batch is None and not is_closed and not self._notices:
+                    ready_s = self._scheduler.next_ready_s()
+                    self._has_work.wait(None if ready_s == np.inf else max(0.0, ready_s - now_s))
+            self._notices.tell()
+            if batch is not None or is_closed:
+                return batch
 
     def _run(self, lane: Lane, batch: Batch) -> None:
         """Run a batch and settle it: the boundary at which anything unforeseen fails the rows it holds."""
@@ -222,6 +228,7 @@ class DeviceEngine:
             with self._lock:
                 self._scheduler.fail(batch, np.ones(batch.rows, dtype=np.bool_))
                 self._finish(batch)
+        self._notices.tell()
 
     def _run_and_settle(self, lane: Lane, batch: Batch) -> None:
         name = self.plan.members[batch.member].name
@@ -258,12 +265,17 @@ class DeviceEngine:
     def answer(self, ticket: RowTicket) -> Reply:
         """Sleep until the ticket is closed or its deadline comes, as the lanes do the work, and read its answers."""
         while not ticket.is_closed:
-            with self._lock:
-                self._scheduler.expire(ticket, self._clock())
+            self.expire(ticket)
             ticket.sleep(ticket.due_s, self._clock)
         if ticket.error is not None:
             raise ticket.error
         return self._reply(ticket)
+
+    def expire(self, ticket: RowTicket) -> None:
+        """End a request whose time is up."""
+        with self._lock:
+            self._scheduler.expire(ticket, self._clock())
+        self._notices.tell()
 
     def _reply(self, ticket: RowTicket) -> Reply:
         answers = self._answers
@@ -293,8 +305,10 @@ class DeviceEngine:
             self._scheduler.release(ticket)
             self._tickets.discard(ticket)
             self._rows_left.notify_all()
+        self._notices.tell()
 
     def abandon(self, ticket: RowTicket) -> None:
         """Take a ticket's rows out, as its caller has gone."""
         with self._lock:
             self._scheduler.end(ticket, AbandonedError("the caller cancelled the request or has gone"))
+        self._notices.tell()

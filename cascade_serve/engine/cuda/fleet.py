@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 from cascade_serve.core.plan import Fingerprint, Plan
 from cascade_serve.core.request import Request
-from cascade_serve.engine.protocol import Engine, EngineConfig, MemberStatistics, Ticket
+from cascade_serve.engine.protocol import Caller, Engine, EngineConfig, MemberStatistics, Ticket
 
 
 class EngineFleet:
@@ -50,7 +50,7 @@ class EngineFleet:
         """Rows in a running batch, on any device."""
         return sum(engine.rows_running for engine in self._engines)
 
-    def admit(self, request: Request) -> Ticket:
+    def admit(self, request: Request, caller: Caller | None = None) -> Ticket:
         """Hand a request to the least loaded device; of equals, to the next after the one that came last.
 
         One at fault gets none, though it is idle, as long as another is well. The bounds of all are the same: where the
@@ -60,7 +60,7 @@ class EngineFleet:
         turns = [(self._last + 1 + turn) % count for turn in range(count)]
         # NOTE: two threads may choose by the same numbers; the next request evens that out.
         self._last = min(turns, key=self._burden)
-        return self._engines[self._last].admit(request)
+        return self._engines[self._last].admit(request, caller)
 
     def _burden(self, index: int) -> tuple[bool, int]:
         engine = self._engines[index]

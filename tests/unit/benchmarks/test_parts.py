@@ -1,5 +1,7 @@
 """What the benchmark of the server's parts times and says."""
 
+import asyncio
+
 import pytest
 
 from benchmarks.parts import PARTS, Timers, table
@@ -48,6 +50,27 @@ def test_a_part_that_raises_is_charged_too() -> None:
     assert timers.own_s == {"part": 1.0, "other": 1.0}
     timers.clear()
     assert not timers.calls
+
+
+def test_a_coroutine_is_charged_for_its_steps_and_not_for_what_runs_between_them() -> None:
+    clock = Clock()
+    timers = Timers(clock=clock)
+
+    async def steps() -> str:
+        clock.work()
+        await asyncio.sleep(0)
+        clock.work()
+        return "done"
+
+    async def story() -> None:
+        coroutine = asyncio.ensure_future(timers.around(steps, "part")())
+        await asyncio.sleep(0)
+        clock.now_s += 50.0
+        assert await coroutine == "done"
+
+    asyncio.run(story())
+    assert timers.calls == {"part": 1}
+    assert timers.own_s == {"part": 2.0}
 
 
 def test_every_part_is_there() -> None:

@@ -18,7 +18,7 @@ def test_a_busy_process_has_had_a_processor() -> None:
 
 @pytest.mark.parametrize(
     ("comm", "word"),
-    [("assistant", "members"), ("rpc", "handlers"), ("python3.11", "poller"), ("event_engine", "core")],
+    [("worker", "members"), ("rpc", "loop"), ("python3.11", "poller"), ("event_engine", "core")],
 )
 def test_threads_are_told_apart_by_their_names(comm: str, word: str) -> None:
     assert word in kind_of(comm)

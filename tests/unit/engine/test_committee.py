@@ -7,7 +7,7 @@ import sys
 import threading
 import time
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -653,8 +653,8 @@ def test_rows_wait_for_company_up_to_the_delay(make_bench: MakeBench) -> None:
     assert bench.watcher.queue_s[-1] >= 0.02
 
 
-def someone_looks_for_another(make_bench: MakeBench, delay_s: float) -> tuple[Bench, Ticket, Ends, Ends]:
-    """A caller whose last row waits for company looks at the queues for another, who sleeps: no worker was free."""
+def two_wait_for_company(make_bench: MakeBench, delay_s: float) -> tuple[Bench, Ticket, Ends, Ends]:
+    """A caller's last row waits for company, and another's, who came while the worker was busy, with it."""
     gate = Gate(member=0)
     bench = make_bench(before_run=gate, max_queue_delay_s=delay_s, max_batch_size=4)
     looks = bench.engine.admit(Request(images_BHWC=images(1, 2, 3, 4, 5), terms=Terms(confidence_threshold=0.0)))
@@ -667,15 +667,15 @@ def someone_looks_for_another(make_bench: MakeBench, delay_s: float) -> tuple[Be
     return bench, looks, looking, sleeping
 
 
-def test_rows_wait_no_longer_because_the_caller_who_would_look_has_gone(make_bench: MakeBench) -> None:
-    _, looks, looking, sleeping = someone_looks_for_another(make_bench, 0.3)
+def test_rows_wait_no_longer_because_the_first_of_them_has_gone(make_bench: MakeBench) -> None:
+    _, looks, looking, sleeping = two_wait_for_company(make_bench, 0.3)
     looks.cancel()
     looking[0].join(30)
     sleeping[0].join(30)
     assert [type(ends[0]) for _, ends in (looking, sleeping)] == [AbandonedError, Reply]
 
 
-def test_rows_wait_no_longer_because_the_caller_who_would_look_is_late(make_bench: MakeBench) -> None:
+def test_rows_wait_no_longer_because_the_first_of_them_is_late(make_bench: MakeBench) -> None:
     gate, clock = Gate(member=0), Clock()
     bench = make_bench(before_run=gate, clock=clock, max_queue_delay_s=0.2, max_batch_size=4)
     going = in_thread(lambda: ask(bench, 1, 2, 3, 4, confidence_threshold=1.0, deadline_s=clock.now_s + 0.2))
@@ -689,59 +689,84 @@ def test_rows_wait_no_longer_because_the_caller_who_would_look_is_late(make_benc
 
 
 def test_closing_does_not_wait_out_the_delay(make_bench: MakeBench) -> None:
-    bench, looks, looking, _ = someone_looks_for_another(make_bench, 50.0)
+    bench, looks, looking, _ = two_wait_for_company(make_bench, 50.0)
     looks.cancel()
     looking[0].join(30)
-    assert isinstance(bench.engine, CommitteeEngine)
-    wait_for(lambda: bench.engine._num_assisting == 1)  # type: ignore[union-attr]
     closing, _ends = in_thread(bench.engine.close)
     closing.join(30)
     assert not closing.is_alive()
 
 
-@pytest.mark.parametrize("on_deadline", list(OnDeadline))
-def test_a_deadline_holds_while_its_thread_runs_for_others(make_bench: MakeBench, on_deadline: OnDeadline) -> None:
-    clock, caller = Clock(), threading.current_thread()
-    others = Request(images_BHWC=images(5, 6, 7, 8), terms=Terms(confidence_threshold=0.0, priority=1))
-    tickets: list[Ticket] = []
+class Hearer:
+    """A caller that hears of tickets."""
 
-    def crowd(_member: int, _rows: int) -> None:
-        # Assistants run what is left when the caller has gone.
-        if threading.current_thread() is caller and len(tickets) < 100:
-            clock.now_s += 0.01
-            tickets.append(bench.engine.admit(others))
+    def __init__(self) -> None:
+        self.heard: list[Ticket] = []
+        self.all_heard: list[int] = []
 
-    bench = make_bench(before_run=crowd, clock=clock, max_batch_size=4)
-    ticket = bench.engine.admit(
-        Request(
-            images_BHWC=images(1),
-            terms=Terms(confidence_threshold=1.0, on_deadline=on_deadline),
-            deadline_s=clock.now_s + 0.1,
-        )
-    )
-    if on_deadline is OnDeadline.ANSWER:
-        assert ticket.result().exit_reason_B.tolist() == [ExitReason.DEADLINE]
+    def hear(self, tickets: Sequence[Ticket]) -> None:
+        self.all_heard.append(len(tickets))
+        self.heard += tickets
+
+
+def test_a_caller_hears_once_of_each_ticket_and_of_a_batch_at_once(make_any_bench: MakeBench) -> None:
+    gate, caller = Gate(member=0), Hearer()
+    bench = make_any_bench(before_run=gate, max_batch_size=4)
+    leaves = Terms(confidence_threshold=0.0)
+    first = bench.engine.admit(Request(images_BHWC=images(1), terms=leaves), caller)
+    assert gate.entered.wait(30)
+    others = [bench.engine.admit(Request(images_BHWC=images(value), terms=leaves), caller) for value in (2, 3, 4)]
+    alone = bench.engine.admit(Request(images_BHWC=images(5), terms=leaves))
+    assert not caller.heard
+    gate.opened.set()
+    assert len(alone.result().label_B) == 1
+    wait_for(lambda: len(caller.heard) == 4)
+    assert caller.heard == [first, *others]
+    assert caller.all_heard == [1, 3]
+    assert all(ticket.is_closed for ticket in others)
+    assert [ticket.result().label_B.shape for ticket in (first, *others)] == [(1,)] * 4
+
+
+@pytest.mark.parametrize("end", ["cancel", "expire", "close"])
+def test_a_caller_hears_of_a_ticket_that_ends_badly(make_any_bench: MakeBench, end: str) -> None:
+    clock, gate, caller = Clock(), Gate(member=0), Hearer()
+    bench = make_any_bench(before_run=gate, clock=clock)
+    busy, _ = in_thread(lambda: ask(bench, 1))
+    assert gate.entered.wait(30)
+    ticket = bench.engine.admit(Request(images_BHWC=images(2), deadline_s=clock.now_s + 5), caller)
+    ticket.expire()
+    assert not ticket.is_closed
+    closing = None
+    if end == "cancel":
+        ticket.cancel()
+    elif end == "expire":
+        clock.now_s = ticket.due_s
+        ticket.expire()
     else:
-        with pytest.raises(LateError):
-            ticket.result()
-    assert len(tickets) < 15
-    for other in tickets:
-        other.result()
+        closing, _ = in_thread(bench.engine.close)
+    wait_for(lambda: caller.heard == [ticket])
+    with pytest.raises((AbandonedError, LateError, UnavailableError)):
+        ticket.result()
+    gate.opened.set()
+    busy.join(30)
+    if closing is not None:
+        closing.join(30)
+    assert caller.heard == [ticket]
 
 
-def test_a_worker_is_not_lost_to_an_interrupt(make_bench: MakeBench) -> None:
-    armed = [True]
-
-    def interrupt(_member: int, _rows: int) -> None:
-        if armed:
-            armed.pop()
-            raise KeyboardInterrupt
-
-    bench = make_bench(before_run=interrupt)
-    with pytest.raises(KeyboardInterrupt):
-        ask(bench, 1)
-    assert len(ask(bench, 2).label_B) == 1
-    assert bench.engine.rows_in_flight == 0
+def test_a_caller_hears_of_rows_that_were_late_before_anybody_ran_them(make_any_bench: MakeBench) -> None:
+    clock, gate, caller = Clock(), Gate(member=0), Hearer()
+    bench = make_any_bench(before_run=gate, clock=clock)
+    busy, _ = in_thread(lambda: ask(bench, 1))
+    assert gate.entered.wait(30)
+    ticket = bench.engine.admit(Request(images_BHWC=images(2), deadline_s=clock.now_s + 5), caller)
+    clock.now_s += 6
+    gate.opened.set()
+    busy.join(30)
+    # The worker finds it late as it looks for its next batch, and sleeps after it has told so.
+    wait_for(lambda: caller.heard == [ticket])
+    with pytest.raises(LateError):
+        ticket.result()
 
 
 class _Interrupting:
@@ -765,34 +790,22 @@ def test_slots_are_not_lost_to_an_interrupt_while_images_are_copied(
     assert bench.engine.drain(30)
 
 
-def test_a_worker_is_not_lost_where_no_thread_can_be_started(
-    make_bench: MakeBench, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    bench = make_bench(workers=2, max_batch_size=1)
-    leaves = Terms(confidence_threshold=0.0)
-    first, second = (bench.engine.admit(Request(images_BHWC=images(value), terms=leaves)) for value in (1, 2))
-    with monkeypatch.context() as patch:
-        patch.setattr(threading.Thread, "start", lambda _thread: (_ for _ in ()).throw(RuntimeError("no thread")))
-        assert len(second.result().label_B) == 1
-    assert len(first.result().label_B) == 1
-
-
 @pytest.mark.skipif(sys.platform != "linux", reason="elsewhere a priority is the whole process's")
 @pytest.mark.parametrize("niceness", [0, 5])
-def test_threads_that_only_run_members_stand_back(make_bench: MakeBench, niceness: int) -> None:
-    seen: dict[str, set[int]] = {}
+def test_threads_that_run_members_stand_back(make_bench: MakeBench, niceness: int) -> None:
+    seen: set[int] = set()
     meeting = threading.Barrier(3, timeout=30)
 
     def look(_member: int, _rows: int) -> None:
-        # All three at the same time: threads that start others hand their priority on.
+        # All three at the same time.
         meeting.wait()
-        kind = "assistant" if threading.current_thread().name.startswith("cascade-assistant") else "caller"
-        seen.setdefault(kind, set()).add(os.getpriority(os.PRIO_PROCESS, threading.get_native_id()))
+        seen.add(os.getpriority(os.PRIO_PROCESS, threading.get_native_id()))
 
     bench = make_bench(before_run=look, workers=3, worker_niceness=niceness)
     ask(bench, 1, mode=Mode.ENSEMBLE)
     own = os.getpriority(os.PRIO_PROCESS, 0)
-    assert seen == {"caller": {own}, "assistant": {min(19, own + niceness)}}
+    assert seen == {min(19, own + niceness)}
+    assert os.getpriority(os.PRIO_PROCESS, threading.get_native_id()) == own
 
 
 def test_an_engine_goes_with_its_last_user() -> None:

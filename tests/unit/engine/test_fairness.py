@@ -74,7 +74,7 @@ def test_a_lone_row_passes_all_stages_while_full_batches_crowd_the_door(make_ben
     crowd(0, 0)
     assert lone.result().exit_stage_B.tolist() == [2]
     order = [member for member, _ in bench.runners[0].batches]
-    assert order == [0, *[0] * MAX_PASSES, 1, *[0] * MAX_PASSES, 2]
+    assert order[: order.index(2) + 1] == [0, *[0] * MAX_PASSES, 1, *[0] * MAX_PASSES, 2]
     for ticket in crowd.tickets:
         assert ticket.result().exit_stage_B.tolist() == [0] * 4
 

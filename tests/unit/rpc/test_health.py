@@ -1,136 +1,143 @@
-"""The health service beside grpc's own thread, which ends every send and tells of every stream that ended."""
+"""The health service on a loop of its own: what checks and watches are told, and when."""
 
-import time
-from collections.abc import Callable
-from threading import Event, Thread
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import NoReturn
 
+import grpc
+import pytest
 from grpc_health.v1.health_pb2 import HealthCheckRequest, HealthCheckResponse
 
 from cascade_serve.rpc.health import NOT_SERVING, SERVING, HealthServicer
 
-JOIN_S = 60
+WAIT_S = 60
+
+Story = Callable[[HealthServicer, dict[str, bool]], Awaitable[None]]
 
 
-class Stream:
-    """A watch's stream as the servicer sees it; ``while_sending`` runs on another thread, which a send waits for."""
+def tell(story: Story) -> None:
+    """Run a story about a server that serves at first."""
 
-    def __init__(self) -> None:
-        self.sent: list[HealthCheckResponse | None] = []
-        self.while_sending: Callable[[], None] = lambda: None
-        self._ended: list[Callable[[], None]] = []
-        self._is_active = True
+    async def run() -> None:
+        state = {"": True}
+        health = HealthServicer(lambda: state, asyncio.get_running_loop())
+        await asyncio.wait_for(story(health, state), WAIT_S)
 
-    def send(self, response: HealthCheckResponse | None) -> None:
-        grpcs = Thread(target=self.while_sending, daemon=True)
-        grpcs.start()
-        grpcs.join(JOIN_S)
-        assert not grpcs.is_alive(), "grpc's thread waits for the send that waits for it"
-        self.sent.append(response)
-
-    def add_callback(self, callback: Callable[[], None]) -> bool:
-        if self._is_active:
-            self._ended.append(callback)
-        return self._is_active
-
-    def is_active(self) -> bool:
-        return self._is_active
-
-    def leave(self) -> None:
-        """The client goes."""
-        self._is_active = False
-        for callback in self._ended:
-            callback()
+    asyncio.run(run())
 
 
-def watched(health: HealthServicer, stream: Stream | None = None) -> Stream:
-    stream = stream or Stream()
-    health.Watch(HealthCheckRequest(), stream, stream.send)  # type: ignore[arg-type]
-    return stream
+def watched(health: HealthServicer) -> AsyncIterator[HealthCheckResponse]:
+    return health.Watch(HealthCheckRequest(), None)  # type: ignore[arg-type]
 
 
-def answers(*statuses: "HealthCheckResponse.ServingStatus.ValueType") -> list[HealthCheckResponse]:
-    return [HealthCheckResponse(status=status) for status in statuses]
+async def news(stream: AsyncIterator[HealthCheckResponse]) -> "HealthCheckResponse.ServingStatus.ValueType":
+    return (await anext(stream)).status
 
 
-def wait_for(condition: Callable[[], bool]) -> None:
-    deadline_s = time.monotonic() + JOIN_S
-    while not condition():
-        assert time.monotonic() < deadline_s
-        time.sleep(0.001)
+async def is_over(stream: AsyncIterator[HealthCheckResponse]) -> bool:
+    return await anext(stream, None) is None
 
 
-def wait_until_told(stream: Stream, expected: list[HealthCheckResponse | None]) -> None:
-    wait_for(lambda: len(stream.sent) >= len(expected))
-    assert stream.sent == expected
+def test_a_watch_is_told_of_changes_alone() -> None:
+    async def story(health: HealthServicer, state: dict[str, bool]) -> None:
+        stream = watched(health)
+        assert await news(stream) == SERVING
+        waiting = asyncio.create_task(news(stream))
+        health.refresh()
+        await asyncio.sleep(0.01)
+        assert not waiting.done()
+        state[""] = False
+        health.refresh()
+        assert await waiting == NOT_SERVING
+
+    tell(story)
 
 
-def test_a_client_may_leave_while_another_is_told() -> None:
-    state = {"": True}
-    health = HealthServicer(lambda: state)
-    staying, leaving = watched(health), watched(health)
-    for stream in (staying, leaving):
-        wait_until_told(stream, [*answers(SERVING)])
-    staying.while_sending = leaving.leave
-    state[""] = False
-    health.refresh()
-    wait_until_told(staying, [*answers(SERVING, NOT_SERVING)])
+def test_a_change_on_another_thread_is_told() -> None:
+    async def story(health: HealthServicer, state: dict[str, bool]) -> None:
+        stream = watched(health)
+        assert await news(stream) == SERVING
+        waiting = asyncio.create_task(news(stream))
+        state[""] = False
+        await asyncio.to_thread(health.refresh)
+        assert await waiting == NOT_SERVING
+
+    tell(story)
 
 
-def test_nothing_is_sent_to_those_who_left() -> None:
-    state = {"": True}
-    health = HealthServicer(lambda: state)
-    staying, left = watched(health), watched(health)
-    for stream in (staying, left):
-        wait_until_told(stream, [*answers(SERVING)])
-    left.leave()
-    state[""] = False
-    health.refresh()
-    health.drain()
-    wait_until_told(staying, [*answers(SERVING, NOT_SERVING), None])
-    assert left.sent == answers(SERVING)
+def test_nobody_waits_for_a_client_that_has_left() -> None:
+    async def story(health: HealthServicer, _state: dict[str, bool]) -> None:
+        leaving = watched(health)
+        assert await news(leaving) == SERVING
+        waiting = asyncio.create_task(news(leaving))
+        await asyncio.sleep(0)
+        waiting.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await waiting
+        # Far less than the drain's patience.
+        await asyncio.wait_for(health.drain(), 0.5)
+
+    tell(story)
 
 
-def test_a_client_that_left_before_its_watch_began_is_forgotten() -> None:
-    health = HealthServicer(lambda: {"": True})
-    stream = Stream()
-    stream.leave()
-    watched(health, stream)
-    health.drain()
-    assert stream.sent == []
+def test_a_drain_tells_the_watches_and_ends_them() -> None:
+    async def story(health: HealthServicer, _state: dict[str, bool]) -> None:
+        stream = watched(health)
+        assert await news(stream) == SERVING
+        draining = asyncio.create_task(health.drain())
+        assert await news(stream) == NOT_SERVING
+        assert await is_over(stream)
+        await asyncio.wait_for(draining, 0.5)
+
+    tell(story)
 
 
 def test_a_watch_that_begins_in_a_drain_is_told_and_ended() -> None:
-    health = HealthServicer(lambda: {"": True})
-    health.drain()
-    wait_until_told(watched(health), [*answers(NOT_SERVING), None])
+    async def story(health: HealthServicer, _state: dict[str, bool]) -> None:
+        await health.drain()
+        stream = watched(health)
+        assert await news(stream) == NOT_SERVING
+        assert await is_over(stream)
+
+    tell(story)
 
 
 def test_a_client_that_reads_nothing_holds_up_nobody() -> None:
-    state = {"": True}
-    health = HealthServicer(lambda: state)
-    is_told, reads, deaf = Event(), Event(), Stream()
+    async def story(health: HealthServicer, state: dict[str, bool]) -> None:
+        deaf, other = watched(health), watched(health)
+        assert await news(deaf) == SERVING
+        assert await news(other) == SERVING
+        state[""] = False
+        health.refresh()
+        assert await news(other) == NOT_SERVING
+        check: HealthCheckResponse = await health.Check(HealthCheckRequest(), None)  # type: ignore[arg-type]
+        assert check.status == NOT_SERVING
+        draining = asyncio.create_task(health.drain())
+        assert await is_over(other)
+        await draining
+        # What holds by now, and not what was missed.
+        assert await news(deaf) == NOT_SERVING
+        assert await is_over(deaf)
 
-    def read_late() -> None:
-        is_told.set()
-        assert_is_set(reads)
-
-    deaf.while_sending = read_late
-    watched(health, deaf)
-    # Else it might be told of the change alone.
-    assert_is_set(is_told)
-    other = watched(health)
-    wait_until_told(other, [*answers(SERVING)])
-    state[""] = False
-    health.refresh()
-    wait_until_told(other, [*answers(SERVING, NOT_SERVING)])
-    assert health.Check(HealthCheckRequest(), deaf) == answers(NOT_SERVING)[0]  # type: ignore[arg-type]
-    health.drain()
-    wait_until_told(other, [*answers(SERVING, NOT_SERVING), None])
-    assert deaf.sent == []
-    reads.set()
-    # What was on its way, then what holds since.
-    wait_until_told(deaf, [*answers(SERVING, NOT_SERVING), None])
+    tell(story)
 
 
-def assert_is_set(event: Event) -> None:
-    assert event.wait(JOIN_S)
+class AbortedError(Exception):
+    """What gRPC ends an aborted call with."""
+
+
+class Context:
+    """A call that can be aborted."""
+
+    async def abort(self, code: grpc.StatusCode, details: str) -> NoReturn:
+        raise AbortedError(code, details)
+
+
+def test_an_unknown_service_is_not_found() -> None:
+    async def story(health: HealthServicer, _state: dict[str, bool]) -> None:
+        with pytest.raises(AbortedError) as caught:
+            await health.Check(HealthCheckRequest(service="x" * 999), Context())  # type: ignore[arg-type]
+        assert caught.value.args[0] is grpc.StatusCode.NOT_FOUND
+        assert len(caught.value.args[1]) < 300
+
+    tell(story)
