@@ -1,6 +1,7 @@
 """The event loop on which this process answers calls, and how other threads reach it."""
 
 import asyncio
+import sys
 import threading
 from collections.abc import Coroutine, Sequence
 from functools import cache
@@ -16,7 +17,7 @@ class ServiceLoop:
     """An event loop on a thread of its own, for as long as the process lives."""
 
     def __init__(self) -> None:
-        self.loop = asyncio.new_event_loop()
+        self.loop = _new_event_loop()
         threading.Thread(target=self._run, name="rpc", daemon=True).start()
 
     def _run(self) -> None:
@@ -27,6 +28,15 @@ class ServiceLoop:
     def run(self, coroutine: Coroutine[Any, Any, _Result]) -> _Result:
         """Run a coroutine there and wait for its result; from any other thread."""
         return asyncio.run_coroutine_threadsafe(coroutine, self.loop).result()
+
+
+def _new_event_loop() -> asyncio.AbstractEventLoop:
+    if sys.platform == "win32":
+        return asyncio.new_event_loop()
+    # A call goes round the loop some eighteen times.
+    import uvloop
+
+    return uvloop.new_event_loop()
 
 
 @cache
