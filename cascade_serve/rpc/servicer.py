@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 from concurrent.futures import Executor, Future
 from contextlib import suppress
-from typing import cast
+from typing import Any, cast
 
 import grpc
 import grpc.aio
@@ -34,10 +34,15 @@ EXTENSIONS = ("model_configuration", "model_repository", "parameters", "schedule
 SHARED_MEMORY_EXTENSION = "system_shared_memory"
 
 _Context = grpc.aio.ServicerContext[pb2.ModelInferRequest, pb2.ModelInferResponse]
+# Of methods that never look at it.
+_AnyContext = grpc.aio.ServicerContext[Any, Any]
 
 
 class InferenceServicer(GRPCInferenceServiceServicer):
     """Serves a repository.
+
+    Coroutines run on the loop: inference, and probes, which must be answered while loads and descriptions hold all the
+    threads that plain methods run on.
 
     Args:
         repository: the cascades.
@@ -80,18 +85,18 @@ class InferenceServicer(GRPCInferenceServiceServicer):
         self._region_control = region_control or regions
         self._siblings = siblings
 
-    @answering
-    def ServerLive(self, request: pb2.ServerLiveRequest, context: grpc.ServicerContext) -> pb2.ServerLiveResponse:
+    @answering_soon
+    async def ServerLive(self, request: pb2.ServerLiveRequest, context: _AnyContext) -> pb2.ServerLiveResponse:
         """Tell that the process is there."""
         return pb2.ServerLiveResponse(live=True)
 
-    @answering
-    def ServerReady(self, request: pb2.ServerReadyRequest, context: grpc.ServicerContext) -> pb2.ServerReadyResponse:
+    @answering_soon
+    async def ServerReady(self, request: pb2.ServerReadyRequest, context: _AnyContext) -> pb2.ServerReadyResponse:
         """Tell whether every cascade is warm and the server is not draining."""
         return pb2.ServerReadyResponse(ready=self._repository.is_ready and not self._desk.is_draining)
 
-    @answering
-    def ModelReady(self, request: pb2.ModelReadyRequest, context: grpc.ServicerContext) -> pb2.ModelReadyResponse:
+    @answering_soon
+    async def ModelReady(self, request: pb2.ModelReadyRequest, context: _AnyContext) -> pb2.ModelReadyResponse:
         """Tell whether a cascade, or a member's cascade, answers; False for a name that nobody has."""
         ready = not self._desk.is_draining and is_ready(self._repository, request.name, request.version)
         return pb2.ModelReadyResponse(ready=ready)

@@ -56,6 +56,30 @@ def infer_request() -> pb2.ModelInferRequest:
     return pb2.ModelInferRequest.FromString(Client.encode(IMAGE_HWC, model=CASCADE))
 
 
+def test_probes_are_answered_while_many_loads_wait(served: ServedCascade, monkeypatch: pytest.MonkeyPatch) -> None:
+    loads, may_end = threading.Semaphore(0), threading.Event()
+
+    def load(_cascade: str) -> None:
+        loads.release()
+        assert may_end.wait(60)
+
+    monkeypatch.setattr(served.repository, "load", load)
+    # More than the threads that control has.
+    with grpc.insecure_channel(served.address) as channel:
+        stub = GRPCInferenceServiceStub(channel)
+        request = pb2.RepositoryModelLoadRequest(model_name=CASCADE)
+        loading = [stub.RepositoryModelLoad.future(request, timeout=60) for _ in range(40)]
+        try:
+            assert all(loads.acquire(timeout=20) for _ in range(16))
+            assert stub.ServerLive(pb2.ServerLiveRequest(), timeout=10).live
+            assert stub.ServerReady(pb2.ServerReadyRequest(), timeout=10).ready
+            assert stub.ModelReady(pb2.ModelReadyRequest(name=CASCADE), timeout=10).ready
+        finally:
+            may_end.set()
+        for one in loading:
+            one.result()
+
+
 def test_health_is_told_for_the_server_and_for_each_cascade(served: ServedCascade) -> None:
     assert served.client.health() == "SERVING"
     assert served.client.health(CASCADE) == "SERVING"
