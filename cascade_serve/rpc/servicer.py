@@ -272,6 +272,9 @@ class InferenceServicer(GRPCInferenceServiceServicer):
             gone.set()
             admitting.add_done_callback(_take_back)
             raise
+        finally:
+            # Its error's traceback leads here: message and error would keep each other.
+            del admitting
 
     async def _answer(self, ticket: Ticket) -> Reply:
         """Wait for the reply; the rows of a caller that goes are taken out."""

@@ -100,7 +100,10 @@ def answering_soon(
             return await method(servicer, request, context)
         except Exception as error:  # noqa: BLE001  # the boundary: the caller gets a status, the log the traceback
             status = _status_of(error, method.__name__)
-        return await context.abort(*status)
+        aborting = context.abort(*status)
+        # gRPC keeps what this raises with the call: with them in its traceback, message and call would keep each other.
+        del request, context
+        return await aborting
 
     return answer
 

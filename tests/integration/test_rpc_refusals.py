@@ -1,7 +1,9 @@
 """The table of bad inputs: what a server gets, and the exact status and message that it answers."""
 # Shapes: B rows, HWC image.
 
+import gc
 import random
+import time
 from collections.abc import Callable
 
 import grpc
@@ -382,3 +384,34 @@ def test_random_contents_never_confuse_the_server(served: ServedCascade, seed: i
         with pytest.raises(RemoteError) as caught:
             served.client.raw_infer(request.SerializeToString())
         assert caught.value.code == grpc.StatusCode.INVALID_ARGUMENT.name
+
+
+def num_held() -> int:
+    return sum(isinstance(one, ModelInferRequest) for one in gc.get_objects())
+
+
+@pytest.mark.parametrize(
+    ("change", "status"),
+    [
+        (lambda message: setattr(message, "model_name", "birds"), "NOT_FOUND"),
+        (whole("max_flop", 1), "INVALID_ARGUMENT"),
+        (raw(bytes(1 << 19)), "INVALID_ARGUMENT"),
+    ],
+    ids=["not found", "refused", "refused on a thread"],
+)
+def test_no_refused_message_waits_for_the_garbage_collector(served: ServedCascade, change: Change, status: str) -> None:
+    request = good_request()
+    change(request)
+    gc.collect()
+    gc.disable()
+    try:
+        before = num_held()
+        for _ in range(3):
+            assert outcome(served, request.SerializeToString())[0] == status
+        # The answer may be here before its call has ended there.
+        end_s = time.monotonic() + 20
+        while num_held() > before and time.monotonic() < end_s:
+            time.sleep(0.01)
+        assert num_held() == before
+    finally:
+        gc.enable()
