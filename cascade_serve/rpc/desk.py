@@ -42,9 +42,13 @@ class Desk:
         """Calls let in and not yet ended."""
         return self._in_flight
 
-    def visit(self) -> "Visit":
-        """Begin one call; as a context manager it takes a place, frees it and counts the call."""
-        return Visit(self)
+    def visit(self, deadline_s: float | None) -> "Visit":
+        """Begin one call; as a context manager it takes a place, frees it and counts the call.
+
+        Args:
+            deadline_s: gRPC's, on ``time.monotonic``'s clock; None is no deadline.
+        """
+        return Visit(self, deadline_s)
 
     def drain(self, timeout_s: float) -> bool:
         """Let nobody in any more, and wait for those inside; tell whether all left in time."""
@@ -77,12 +81,12 @@ class Desk:
 class Visit:
     """One inference call, from arrival to answer or error: counted once, whichever way it ends."""
 
-    def __init__(self, desk: Desk) -> None:
+    def __init__(self, desk: Desk, deadline_s: float | None) -> None:
         self._desk = desk
         self._start_s = time.perf_counter()
         self._served: Served | None = None
         self._policy: str | None = None
-        self._deadline_s: float | None = None
+        self._deadline_s = deadline_s
         self._reply: Reply | None = None
 
     def found(self, served: Served) -> None:
@@ -117,7 +121,7 @@ class Visit:
         if not isinstance(error, asyncio.CancelledError):
             return error
         if self._deadline_s is not None and time.monotonic() >= self._deadline_s:
-            return LateError("the deadline passed while rows were in the engine")
+            return LateError("the deadline passed before the answer was there")
         return AbandonedError("the caller cancelled the request or has gone")
 
     def _count(self, error: BaseException | None) -> None:

@@ -220,15 +220,17 @@ class InferenceServicer(GRPCInferenceServiceServicer):
     @answering_soon
     async def ModelInfer(self, request: pb2.ModelInferRequest, context: _Context) -> pb2.ModelInferResponse:
         """Classify images."""
-        with self._desk.visit() as visit:
+        deadline_s = _deadline_s(context)
+        with self._desk.visit(deadline_s) as visit:
             try:
-                return await self._infer(request, context, visit)
+                return await self._infer(request, deadline_s, visit)
             except NotFoundError:
                 refuse_member(self._repository, request.model_name, request.model_version)
                 raise
 
-    async def _infer(self, request: pb2.ModelInferRequest, context: _Context, visit: Visit) -> pb2.ModelInferResponse:
-        deadline_s = _deadline_s(context)
+    async def _infer(
+        self, request: pb2.ModelInferRequest, deadline_s: float | None, visit: Visit
+    ) -> pb2.ModelInferResponse:
         with self._repository.acquire(request.model_name, request.model_version) as served:
             visit.found(served)
             if is_light(request):

@@ -17,7 +17,9 @@ from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from served_cascade import ServeCascade, ServedCascade
 
 from cascade_serve import Client
+from cascade_serve.core.arrays import ImageArray
 from cascade_serve.errors import ConfigError
+from cascade_serve.rpc import tensors
 from cascade_serve.rpc.client import ClientTls
 from cascade_serve.rpc.remote import (
     RemoteCancelledError,
@@ -185,6 +187,33 @@ def test_a_deadline_ends_the_wait(served: ServedCascade, channel: grpc.Channel, 
     while served.server.in_flight:
         served.client.is_live()
     assert served.metric("cascade_request_duration_seconds_count", **late) == before + 1
+
+
+def test_a_deadline_that_comes_while_images_are_decoded_is_no_abandonment(
+    served: ServedCascade, channel: grpc.Channel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begins, may_end = threading.Semaphore(0), threading.Event()
+
+    def decode(*_args: object, **_options: object) -> ImageArray:
+        begins.release()
+        assert may_end.wait(60)
+        return IMAGE_HWC
+
+    monkeypatch.setattr(tensors, "decode_image", decode)
+    request = pb2.ModelInferRequest(model_name=CASCADE)
+    request.inputs.add(name="encoded", datatype="BYTES", shape=[1]).contents.bytes_contents.append(b"held")
+    late = {"cascade": CASCADE, "reason": "late"}
+    before = served.metric("cascade_rejections_total", **late)
+    try:
+        with pytest.raises(grpc.RpcError) as caught:
+            GRPCInferenceServiceStub(channel).ModelInfer(request, timeout=0.5)
+        assert caught.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
+        assert begins.acquire(timeout=20)
+        while served.server.in_flight:
+            served.client.is_live()
+    finally:
+        may_end.set()
+    assert served.metric("cascade_rejections_total", **late) == before + 1
 
 
 def test_the_earlier_of_two_deadlines_counts(served: ServedCascade, channel: grpc.Channel, fake: FakeEngine) -> None:
