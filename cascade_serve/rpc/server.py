@@ -212,10 +212,15 @@ class Server:
             time.sleep(notice_s)
         is_drained = self._desk.drain(grace_s)
         # Answers may still be on their way out when the last call has left.
-        self._loop.run(self._grpc.stop(_LAST_CALLS_S if is_drained else None))
+        self._loop.run(self._close(_LAST_CALLS_S if is_drained else None))
         for threads in (self._control_threads, self._decoding_threads):
             threads.shutdown()
         return is_drained
+
+    async def _close(self, grace_s: float | None) -> None:
+        # gRPC stops, and gives the port back, only where it has begun; a second start is none.
+        await self._grpc.start()
+        await self._grpc.stop(grace_s)
 
     def wait(self, timeout_s: float | None = None) -> bool:
         """Wait until the server has stopped; tell whether it has."""

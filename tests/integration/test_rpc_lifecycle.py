@@ -405,3 +405,9 @@ def test_a_missing_certificate_is_a_config_error(served: ServedCascade, tmp_path
         Server(served.repository, served.metrics, ServerConfig(port=0, tls=TlsConfig(certificate=missing, key=missing)))
     with pytest.raises(ConfigError, match=rf"^{missing}: No such file or directory$"):
         Client("localhost:1", tls=ClientTls(authority=missing))
+
+
+def test_a_server_that_never_started_gives_its_port_back(served: ServedCascade) -> None:
+    server = Server(served.repository, served.metrics, ServerConfig(port=0))
+    assert server.stop()
+    Server(served.repository, served.metrics, ServerConfig(port=server.port)).stop()
