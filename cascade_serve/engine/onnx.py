@@ -132,7 +132,7 @@ class OnnxSession:
         options.intra_op_num_threads = threads
         options.inter_op_num_threads = 1
         options.execution_mode = ort.ExecutionMode.ORT_SEQUENTIAL
-        # Workers share the cores with the handler threads: a spinning thread would take them from both.
+        # Workers share the cores with the loop that answers calls: a spinning thread would take them from both.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         if placement.fixed_batch is not None:
             options.add_free_dimension_override_by_name(*placement.fixed_batch)

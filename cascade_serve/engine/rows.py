@@ -90,7 +90,7 @@ class RowLedger:
         return freed
 
     def release(self, slots: Sequence[int]) -> list[int]:
-        """The request's thread needs these slots no more; gives those that nobody needs any more."""
+        """The request needs these slots no more; gives those that nobody needs any more."""
         freed = []
         for slot in slots:
             row = self._rows[slot]

@@ -21,7 +21,7 @@ def make_closing(make_bench: MakeBench) -> Iterator[MakeBench]:
 
 @pytest.fixture
 def make_bench() -> Iterator[MakeBench]:
-    """Make engines that callers' threads and assistants drive."""
+    """Make engines on the host's memory, with a thread a worker."""
     yield from make_closing(make_table_bench)
 
 
