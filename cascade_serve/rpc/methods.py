@@ -1,5 +1,6 @@
 """Generated services on an asyncio server: their methods are found by name, and take what is no message as an error."""
 
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -8,6 +9,9 @@ import grpc.aio
 from google.protobuf.message import DecodeError
 
 from cascade_serve.errors import InvalidRequestError
+
+_GRPC_LOG = logging.getLogger("grpc._cython.cygrpc")
+_BROKEN_CALL = "ExecuteBatchError"
 
 
 class MethodsByName:
@@ -48,3 +52,13 @@ def _parser(parse: Callable[[bytes], object]) -> Callable[[bytes], object]:
             return InvalidRequestError("message", f"{len(data)} bytes", "a protobuf message of the method's type")
 
     return parse_carefully
+
+
+def hush_broken_calls() -> None:
+    """Keep gRPC from logging an error, with a traceback, where a caller goes while the answer is being handed over."""
+    _GRPC_LOG.addFilter(_is_worth_a_line)
+
+
+def _is_worth_a_line(record: logging.LogRecord) -> bool:
+    kind = record.exc_info[0] if record.exc_info else None
+    return kind is None or kind.__name__ != _BROKEN_CALL

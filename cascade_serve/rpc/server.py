@@ -21,7 +21,7 @@ from cascade_serve.metrics import Metrics
 from cascade_serve.rpc.desk import Desk
 from cascade_serve.rpc.health import HealthServicer
 from cascade_serve.rpc.loop import Bell, service_loop
-from cascade_serve.rpc.methods import MethodsByName
+from cascade_serve.rpc.methods import MethodsByName, hush_broken_calls
 from cascade_serve.rpc.ports import RegionControl, Repository, Siblings
 from cascade_serve.rpc.servicer import InferenceServicer
 from cascade_serve.rpc.shared_memory import RegionTable
@@ -144,6 +144,7 @@ class Server:
 
     async def _open(self, config: ServerConfig) -> int:
         """Make gRPC's server, which belongs to the loop it is made on, and listen."""
+        hush_broken_calls()
         self._grpc = grpc.aio.server(
             self._control_threads,
             options=_options(config),
