@@ -1,6 +1,7 @@
 """From the wire to core's nouns and back: the way in and out of every request."""
 # Shapes: B rows, K classes, HWC image.
 
+import math
 import time
 from collections.abc import Callable
 from functools import lru_cache
@@ -33,8 +34,12 @@ class Query(NamedTuple):
 
 def is_light(message: ModelInferRequest) -> bool:
     """Tell whether a request is decoded and admitted in less time than it takes to hand it to a thread."""
-    is_raw = len(message.inputs) == 1 and message.inputs[0].name == IMAGES and len(message.raw_input_contents) == 1
-    return is_raw and message.ByteSize() <= _LIGHT_BYTES
+    inputs = message.inputs
+    is_raw = len(inputs) == 1 and inputs[0].name == IMAGES and len(message.raw_input_contents) == 1
+    if not is_raw or len(inputs[0].shape) != 4 or math.prod(inputs[0].shape) > _LIGHT_BYTES:
+        return False
+    # NOTE: protobuf serialises the message for that, which takes longer than to read it.
+    return message.ByteSize() <= _LIGHT_BYTES
 
 
 def decode_request(
