@@ -217,24 +217,29 @@ class CommitteeEngine:
 
         The boundary of a worker's thread: anything unforeseen fails the rows that the batch held.
         """
+        is_held = True
         try:
             judged = self._run_and_gate(runner, batch)
             with self._lock:
                 now_s = self._clock()
                 for gated, verdicts in judged:
                     self._scheduler.settle(gated, verdicts, now_s)
-                return self._end(batch)
+                # Before anybody whom this answers can send more rows, which may need these slots.
+                self._scheduler.finish(batch)
+                is_held = False
+                return self._go_on()
         except Exception:  # noqa: BLE001 - the one boundary of a working thread
             _log.exception("a batch of member %r failed", self.plan.members[batch.member].name)
             with self._lock:
                 self._scheduler.fail(batch, batch.rows)
-                return self._end(batch)
+                if is_held:
+                    self._scheduler.finish(batch)
+                return self._go_on()
         finally:
             self._notices.tell()
 
-    def _end(self, batch: Batch) -> Batch | None:
-        """End a batch's hold of its slots, before anybody whom it answers can send more rows; take the next one."""
-        self._scheduler.finish(batch)
+    def _go_on(self) -> Batch | None:
+        """Deliver what a batch has answered, and take the next one."""
         self._deliver()
         return self._take()
 

@@ -22,6 +22,7 @@ from cascade_serve.core.route import make_route
 from cascade_serve.engine import committee
 from cascade_serve.engine.committee import CommitteeEngine
 from cascade_serve.engine.protocol import Ticket
+from cascade_serve.engine.scheduler import Batch
 from cascade_serve.errors import (
     AbandonedError,
     CascadeError,
@@ -363,6 +364,34 @@ def test_a_batch_that_cannot_be_settled_fails_its_requests_and_nothing_else(
             ask(bench, 1, 2, confidence_threshold=0.0)
     assert len(ask(bench, 1, 2).label_B) == 2
     assert bench.engine.rows_in_flight == 0
+
+
+def test_a_batch_after_which_no_other_can_be_formed_gives_its_slots_back_once(
+    make_bench: MakeBench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bench = make_bench()
+    assert isinstance(bench.engine, CommitteeEngine)
+    scheduler = bench.engine._scheduler
+    take, finish, calls = scheduler.take, scheduler.finish, []
+
+    def finish_and_say_so(batch: Batch) -> None:
+        finish(batch)
+        calls.append("finish")
+
+    def take_badly_once(now_s: float) -> Batch | None:
+        if calls == ["finish"]:
+            calls.append("take")
+            raise ZeroDivisionError
+        return take(now_s)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(scheduler, "finish", finish_and_say_so)
+        patch.setattr(scheduler, "take", take_badly_once)
+        with pytest.raises(MemberError, match="member 'small' failed"):
+            ask(bench, 1, 2, confidence_threshold=1.0)
+    assert calls == ["finish", "take"]
+    assert bench.engine.rows_in_flight == 0
+    assert len(ask(bench, 1, 2).label_B) == 2
 
 
 def test_a_runner_that_leaves_rows_out_fails_its_batch_and_nothing_else(
