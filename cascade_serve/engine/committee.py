@@ -313,7 +313,7 @@ class CommitteeEngine:
             return
         with self._lock:
             if ticket in self._tickets:
-                self._scheduler.end(ticket, AbandonedError("the request's thread gave up"))
+                self._scheduler.end(ticket, AbandonedError("the request was given up"))
                 self._let_go(ticket)
         self._notices.tell()
 

@@ -39,9 +39,18 @@ def _new_event_loop() -> asyncio.AbstractEventLoop:
     return uvloop.new_event_loop()
 
 
-@cache
 def service_loop() -> ServiceLoop:
     """Give the process's one: gRPC has one poller a process, whose events two loops would take from each other."""
+    with _FIRST_TIME:
+        return _the_loop()
+
+
+# A cache alone would let two threads make one each.
+_FIRST_TIME = threading.Lock()
+
+
+@cache
+def _the_loop() -> ServiceLoop:
     return ServiceLoop()
 
 

@@ -301,7 +301,7 @@ class DeviceEngine:
     def release(self, ticket: RowTicket) -> None:
         """Free a ticket's slots; what is still open of it is abandoned."""
         with self._lock:
-            self._scheduler.end(ticket, AbandonedError("the request's thread gave up"))
+            self._scheduler.end(ticket, AbandonedError("the request was given up"))
             self._scheduler.release(ticket)
             self._tickets.discard(ticket)
             self._rows_left.notify_all()

@@ -2,10 +2,16 @@
 
 import asyncio
 import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import cache
 from typing import cast
 
+import pytest
+
 from cascade_serve.engine.protocol import Ticket
+from cascade_serve.rpc import loop
 from cascade_serve.rpc.loop import Bell, service_loop
 
 WAIT_S = 60
@@ -69,6 +75,16 @@ def test_who_has_given_up_is_left_alone() -> None:
         assert not bell._awaited
 
     asyncio.run(story())
+
+
+def test_threads_that_ask_for_the_first_time_together_get_one_loop(monkeypatch: pytest.MonkeyPatch) -> None:
+    def make_slowly() -> object:
+        time.sleep(0.05)
+        return object()
+
+    monkeypatch.setattr(loop, "_the_loop", cache(make_slowly))
+    with ThreadPoolExecutor(4) as threads:
+        assert len(set(threads.map(lambda _: loop.service_loop(), range(4)))) == 1
 
 
 def test_the_service_loop_is_one_and_answers_other_threads() -> None:
