@@ -413,6 +413,6 @@ def test_no_refused_message_waits_for_the_garbage_collector(served: ServedCascad
         end_s = time.monotonic() + 20
         while num_held() > before and time.monotonic() < end_s:
             time.sleep(0.01)
-        assert num_held() == before
+        assert num_held() <= before
     finally:
         gc.enable()
